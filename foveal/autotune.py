@@ -6,7 +6,6 @@ is kept in a file. The same file gives the same bits, on any number of threads.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from foveal.ops.kernels.conv.cost_model import DIRECT, TILE_BLOCKS, Algorithm, P
 from foveal.ops.kernels.conv.winograd_matrices import TILE_SIZES
 from foveal.ops.op import Tensor
 from foveal.program import Program
+from foveal.system import switched_on
 from foveal.trace import trace
 from foveal.variable import Variable
 
@@ -39,8 +39,8 @@ MAX_SHARE = 0.97
 
 
 def requested() -> bool:
-    """True if FOVEAL_TUNE asks for measured choices."""
-    return os.environ.get(VARIABLE, "0") not in ("", "0")
+    """True if FOVEAL_TUNE asks for measured choices. Raises FovealError where it is neither 0 nor 1."""
+    return switched_on(VARIABLE)
 
 
 def path() -> Path:

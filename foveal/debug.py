@@ -11,11 +11,14 @@ The levels follow a program on its way to machine code, and each one shows what 
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 
+from foveal.errors import warn
 from foveal.names import printable
 
 PROGRAM, TIME, GRAPH, SOURCE, IR, ASSEMBLY = range(1, 7)
@@ -29,8 +32,16 @@ def level() -> int:
     scoped = _level.get()
     if scoped is not None:
         return scoped
-    text = os.environ.get("DEBUG", "0")
-    return int(text) if text.isdecimal() else 0
+    text = os.environ.get("DEBUG", "")
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else unknown(text)
+
+
+@cache
+def unknown(text: str) -> int:
+    """0, for a DEBUG that is no level; a FovealWarning says so once. It is no error: others read the variable, too."""
+    if text:
+        warn(f"DEBUG is {text[:40]!r}, which is no level, so that nothing is shown; give 1 to {ASSEMBLY}, or 0")
+    return 0
 
 
 @contextmanager

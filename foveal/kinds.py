@@ -26,6 +26,8 @@ from foveal.errors import ArgumentError, DataError, ShapeError
 
 # the collections that a value lies in, the outermost first
 Around = tuple[Any, ...]
+# how many collections lie in each other at most: going through more would be too deep a recursion for Python
+DEEPEST = 100
 
 # numbers that may be infinite or NaN
 AnyNumber = Annotated[float, "infinite or NaN, too"]
@@ -75,11 +77,16 @@ def shown(value: object) -> str:
 
 
 def inside_of(value: object, around: Around) -> Around:
-    """What the parts of a collection lie in. Raises ArgumentError for one that lies in itself."""
+    """What the parts of a collection lie in. Raises ArgumentError for one that lies in itself, or in too many."""
     if any(value is outer for outer in around):
         raise ArgumentError(
             f"a {type(value).__name__} holds itself, at depth {len(around)}, so that it has no end; take it out of"
             " itself"
+        )
+    if len(around) >= DEEPEST:
+        raise ArgumentError(
+            f"more than {DEEPEST} lists, tuples or dicts are nested in each other; make one of those inside of it, such"
+            " as a list of all arrays"
         )
     return (*around, value)
 

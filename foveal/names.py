@@ -125,16 +125,19 @@ PACKAGES = {
 }
 
 
-def missing_in(package: str, name: str, known: Iterable[str]) -> str:
-    """Return the message that a package has no such name: what is written instead, or the nearest of those it has."""
+def meant(name: str, known: Iterable[str], count: int = 1) -> str:
+    """Return words on the nearest ones of the names that there are, in brackets; nothing where none is near."""
     from difflib import get_close_matches
 
-    written = PACKAGES[package].get(name)
-    close = get_close_matches(name, known, 1)
-    meant = f" (did you mean {close[0]!r}?)" if close else ""
-    return (
-        f"{package} has no {name!r}; {written}" if written else f"module {package!r} has no attribute {name!r}{meant}"
-    )
+    close = get_close_matches(name, known, count)
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+
+
+def missing_in(package: str, name: str, known: Iterable[str]) -> str:
+    """Return the message that a package has no such name: what is written instead, or the nearest of those it has."""
+    if written := PACKAGES[package].get(name):
+        return f"{package} has no {name!r}; {written}"
+    return f"module {package!r} has no attribute {name!r}{meant(name, known)}"
 
 
 def missing(kind: str, name: str, others: Mapping[str, str] | None = None) -> str:

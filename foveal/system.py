@@ -5,10 +5,18 @@ import math
 import os
 from pathlib import Path
 
-from foveal.errors import DataError
+from foveal.errors import DataError, FovealError
 
 # Native threads that a program may have on any machine.
 MAX_THREADS = 4096
+
+
+def switched_on(variable: str) -> bool:
+    """True where a variable of the environment is 1, False where it is 0, empty or not set; else FovealError."""
+    text = os.environ.get(variable, "")
+    if text not in ("", "0", "1"):
+        raise FovealError(f"{variable} is {text[:40]!r}: give 1 to switch it on, 0 or nothing to switch it off")
+    return text == "1"
 
 
 def processors() -> int:

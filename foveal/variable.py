@@ -173,6 +173,8 @@ class Variable(ArrayMethods):
             part = self.data[key]  # type: ignore[call-overload]
         except IndexError as error:
             raise ShapeError(f"{self!r} has no part {shown(key)}: {error}") from None
+        except ValueError:
+            raise ShapeError(f"{self!r} has no part {shown(key)}, whose lists are not of one length") from None
         return cast("Tensor", apart(part, self._storage))
 
     def __contains__(self, value: object) -> bool:

@@ -111,7 +111,13 @@ def listed(x: HasShape, axis: int, places: Any) -> Any:
                 " masks use ops.where(condition, a, b), for integers convert it with astype"
             )
         return CALLS["take"](x, places, axis=axis)
-    array, n = np.asarray(places), x.shape[axis]
+    try:
+        array, n = np.asarray(places), x.shape[axis]
+    except ValueError:
+        raise ShapeError(
+            f"a traced value is indexed with {TAKEN}, not with {shown(places)}, whose lists are not of one length; give"
+            " lists of one length, or index with one list after the other"
+        ) from None
     if array.dtype.kind == "b":
         raise ShapeError(
             f"a traced value is indexed with {TAKEN}, not with {shown(places)}; for masks use"

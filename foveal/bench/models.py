@@ -9,6 +9,7 @@ import numpy as np
 from foveal import nn, optim
 from foveal.bench.timing import Bench, Contender, Measurement, Starting, StepSettings, alternate, check_same, operations
 from foveal.errors import FovealError
+from foveal.names import meant
 from foveal.nn import models
 from foveal.optim.optimizer import Optimizer
 from foveal.step import Step, compile_step
@@ -97,7 +98,7 @@ def select(names: Sequence[str]) -> dict[str, ModelWork]:
     known = WORKS | NAMED_ONLY
     for name in names:
         if name not in known:
-            raise FovealError(f"bench: there is no model {name!r}; choose from {', '.join(known)}")
+            raise FovealError(f"bench: there is no model {name!r}{meant(name, known)}; choose from {', '.join(known)}")
     return {name: work for name, work in known.items() if name in names} if names else dict(WORKS)
 
 

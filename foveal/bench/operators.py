@@ -17,6 +17,7 @@ from foveal.api import compile
 from foveal.bench import shapes
 from foveal.bench.timing import Bench, Contender, Measurement, Starting, alternate, check_same, operations
 from foveal.errors import FovealError, ShapeError
+from foveal.names import meant
 from foveal.ops.op import OPS, Case, Operand, Tensor, Type
 from foveal.ops.pool_indices import any_places
 from foveal.ops.pool_max import drawn_with_maxima, keeps_places, places_drawn
@@ -305,10 +306,12 @@ def select(names: Sequence[str], works: Sequence[OperatorWork], cases: bool) -> 
     """
     for name in names:
         if not any(matches(name, work) for work in works):
-            known = ", ".join(dict.fromkeys(work.name for work in works))
+            words = dict.fromkeys(word for work in works for word in work.name.split())
+            begin = ", ".join(dict.fromkeys(work.name.split()[0] for work in works))
             raise FovealError(
-                f"bench ops: no row's name or pass has {name!r} in it; the passes are {FORWARD}, {DX}, {DW}, {BOTH},"
-                f" the names {known}" + ("" if cases else " (--cases adds the operators' sample cases)")
+                f"bench ops: no row's name or pass has {name!r} in it{meant(name, words, 3)}; the passes are {FORWARD},"
+                f" {DX}, {DW}, {BOTH}, names begin with {begin}"
+                + ("" if cases else " (--cases adds the sample cases of the operators that --list lists)")
             )
     return [work for work in works if not names or any(matches(name, work) for name in names)]
 

@@ -36,6 +36,7 @@ from foveal.cli.options import (
 )
 from foveal.data.augment import AUGMENTATIONS
 from foveal.errors import FovealError
+from foveal.names import meant
 from foveal.peak import copy_rate, peak
 from foveal.workers import get_threads
 
@@ -147,7 +148,8 @@ def list_operators(names: Sequence[str], options: BenchOptions) -> None:
     output.check_writable(options.path)
     ways = [way for way in native.ways() if not names or any(name in way.operator for name in names)]
     if not ways:
-        raise FovealError(f"bench ops --list: no operator's name has {' or '.join(names)} in it")
+        near = meant(names[0], [way.operator for way in native.ways()], 3)
+        raise FovealError(f"bench ops --list: no operator's name has {' or '.join(names)} in it{near}")
     rows = [
         {
             "operator": way.operator,
@@ -329,7 +331,10 @@ def curve(data: str, epochs: int, every: int, model: str, batch_size: int, as_js
     from foveal.bench import loss_curve, torch_models
 
     if model not in torch_models.MODELS:
-        raise FovealError(f"bench curve: there is no model {model!r}; choose from {', '.join(torch_models.MODELS)}")
+        known = torch_models.MODELS
+        raise FovealError(
+            f"bench curve: there is no model {model!r}{meant(model, known)}; choose from {', '.join(known)}"
+        )
     dataset = load_data(data)
     steps = epochs * (len(dataset.images_train) // batch_size)
     echo(f"{dataset}; {steps} steps of {batch_size} images", err=as_json)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from foveal.cli.streams import Stream
-from foveal.names import bare, printable
+from foveal.names import bare, meant, printable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 # Busy processes that --load starts at most.
@@ -41,7 +41,7 @@ class Name(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         known = {bare(name): name for name in self.names()}
         if bare(value) not in known:
-            self.fail(f"{value!r} is not one of {', '.join(self.names())}.", param, ctx)
+            self.fail(f"{value!r}{meant(value, self.names())} is not one of {', '.join(self.names())}.", param, ctx)
         return known[bare(value)]
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from foveal.distributed.elastic import prepare_elastic
 from foveal.distributed.ranks import TIMEOUT, Ranks
 from foveal.errors import FovealError, PackageError, RankError
+from foveal.system import switched_on
 
 # What launchers of MPI put into the environment of the processes that they start, how many these are: Open MPI, PMI
 # (MPICH, Intel MPI, Slurm's pmi2), MVAPICH; and srun, with MPI or without.
@@ -37,9 +38,9 @@ LINGER = 20.0
 def launched() -> bool:
     """Return whether mpiexec, srun or the like has started this process as one of a job of MPI, if only of one.
 
-    False where the environment has FOVEAL_ALONE=1.
+    False where the environment has FOVEAL_ALONE=1. Raises FovealError where that is neither 0 nor 1.
     """
-    if os.environ.get(ALONE) == "1":
+    if switched_on(ALONE):
         return False
     if any(size_in(name) > 1 for name in SIZES) or OPEN_MPI in os.environ:
         return True

@@ -27,6 +27,8 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 COUNTER = "num_batches_tracked"
 # the number of names that a table lists, of perhaps hundreds
 LISTED = 12
+# and the number of those that an error lists of each kind
+FEW = 3
 # letters of a name that an error shows
 MAX_SHOWN = 100
 # of arrays in a file: those that NumPy can hold, and that a weight can have
@@ -134,11 +136,11 @@ class Differences(NamedTuple):
         free_there, free_here = [n for n in state if n not in shapes], [n for n in shapes if n not in state]
         rows = {
             "of another shape": {
-                n: f"{list(state[n].shape)} stored, {list(shapes[n])} in the model" for n in self.misshaped[:LISTED]
+                n: f"{list(state[n].shape)} stored, {list(shapes[n])} in the model" for n in self.misshaped[:FEW]
             },
-            "missing": {n: f"{list(shapes[n])}{nearest(n, free_there, 'stored is')}" for n in self.missing[:LISTED]},
+            "missing": {n: f"{list(shapes[n])}{nearest(n, free_there, 'stored is')}" for n in self.missing[:FEW]},
             "left over": {
-                n: f"{list(state[n].shape)}{nearest(n, free_here, 'the model has')}" for n in self.unexpected[:LISTED]
+                n: f"{list(state[n].shape)}{nearest(n, free_here, 'the model has')}" for n in self.unexpected[:FEW]
             },
         }
         lines = []
@@ -146,7 +148,7 @@ class Differences(NamedTuple):
             cut = {printable(name[:MAX_SHOWN]): text for name, text in texts.items()}
             lines += [f"  {kind}:"] if names else []
             lines += [f"    {name:<{max(map(len, cut))}}  {text}" for name, text in cut.items()]
-            lines += [f"    and {len(names) - LISTED} more"] if len(names) > LISTED else []
+            lines += [f"    and {len(names) - FEW} more"] if len(names) > FEW else []
         return "\n".join(lines)
 
 

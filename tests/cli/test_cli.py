@@ -125,6 +125,7 @@ def test_predict(place):
         (("train", "{}/set.npz", "--threads", 0), "0 is not in the range"),
         (("train", "{}/set.npz", "--model", "nix"), "'nix' is not one of"),
         (("train", "{}/set.npz", "--optimizer", "nix"), "'nix' is not one of sgd"),
+        (("train", "{}/set.npz", "--optimizer", "adan"), "'adan' (did you mean 'adam'?) is not one of sgd"),
         (("train", "{}/set.npz", "--schedule", "nix"), "'nix' is not one of one-cycle"),
         (("train", "{}/set.npz", "--momentum", 1), "is not in the range"),
         (("train", "{}/set.npz", "--optimizer", "sgd", "--momentum", 0.5), "has no momentum"),

@@ -34,8 +34,8 @@ needs_mpi = pytest.mark.skipif(
 
 @pytest.fixture
 def quick_probes(monkeypatch):
-    """A launcher that notices in 6 to 11 seconds that a machine cannot be reached, later than ranks notice it."""
-    monkeypatch.setattr(machines, "KEEPALIVE", {"time": 5, "intvl": 3, "probes": 2})
+    """A launcher that notices in 4 to 7 seconds that a machine cannot be reached, later than ranks notice it."""
+    monkeypatch.setattr(machines, "KEEPALIVE", {"time": 3, "intvl": 2, "probes": 2})
 
 
 def started(hosts, output, *words):

@@ -304,6 +304,32 @@ def test_what_holds_itself_is_refused_wherever_arrays_are_looked_for():
             call()
 
 
+def deep(value, depth, kind):
+    for _ in range(depth):
+        value = {"a": value} if kind is dict else kind([value])
+    return value
+
+
+@pytest.mark.parametrize("kind", [list, tuple, dict])
+def test_what_is_nested_too_deeply_is_one_clear_error(kind):
+    """Also where Python's limit on the depth of calls would be met first."""
+    net, take = Nested(), foveal.compile(lambda value: ops.relu(next(iter(foveal.structure.flattened(value)[0]))))
+    np.testing.assert_array_equal(take(deep(IMAGE, 90, kind)), np.maximum(IMAGE, 0))
+    deepest, number = deep(IMAGE, 400, kind), deep(1.0, 400, kind)
+    slope = foveal.grad(lambda x, more: ops.sum(x))
+    for call in (
+        lambda: take(deepest),
+        lambda: net(deepest),
+        lambda: foveal.structure.flattened(deepest),
+        lambda: slope(IMAGE, deepest),
+        lambda: slope(IMAGE, number),
+        lambda: foveal.grad(ops.sum, wrt=number),
+        lambda: foveal.warm_up(Nested(), number),
+    ):
+        with pytest.raises(ArgumentError, match="more than 100 lists, tuples or dicts are nested"):
+            call()
+
+
 def test_a_module_may_keep_what_holds_itself_and_no_layers(tmp_path):
     book, names = {}, ["a"]
     book["book"], book["names"] = book, names

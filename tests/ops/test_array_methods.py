@@ -142,6 +142,11 @@ def test_parts_of_a_parameter_are_copies_that_cannot_be_written():
         row[0] = 1
 
 
+def test_lists_of_several_lengths_are_no_part_of_a_parameter():
+    with pytest.raises(ShapeError, match=r"has no part \[\[0\], \[1, 0\]\], whose lists are not of one length"):
+        nn.Parameter(A)[[[0], [1, 0]]]
+
+
 def test_parameters_with_arrays_on_the_left_and_in_numpys_functions():
     p = nn.Parameter(A)
     np.testing.assert_array_equal(B * p - B @ p, B * A - B @ A)

@@ -126,6 +126,7 @@ WRONG_PARTS = [
     (np.array([True, False]), "for masks use ops.where"),
     ((..., [0, 4]), r"\[0, 4\] names parts that the 4 of axis 2"),
     (([0, 1], [0, 1]), "2 lists here: index step by step"),
+    ([[0], [1, 0]], r"not with \[\[0\], \[1, 0\]\], whose lists are not of one length"),
     ((0, slice(None), [0, 1]), "with other axes between them"),
     ((..., 0, ...), "more than one Ellipsis"),
 ]

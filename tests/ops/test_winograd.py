@@ -127,14 +127,17 @@ def test_accuracy_with_stride_2(shape):
     ("padding", "shape"),
     [
         (1, (3, 70, 33, 7, 14)),
-        (0, (2, 19, 35, 9, 16)),
-        ((2, 0, 1, 2), (2, 5, 130, 8, 3)),
+        (0, (2, 16, 40, 9, 16)),
+        ((2, 0, 1, 2), (2, 8, 128, 8, 3)),
         (1, (1, 64, 64, 15, 2)),
-        ((0, 2, 2, 1), (3, 17, 5, 11, 12)),
+        ((0, 2, 2, 1), (3, 16, 5, 11, 12)),
     ],
 )
 def test_tiles_of_three_and_joined_tiles(m, padding, shape, monkeypatch):
-    """Of images that are whole tiles, and of others, whose last tiles reach over an edge by 1 to 6 pixels."""
+    """Of images that are whole tiles, and of others, whose last tiles reach over an edge by 1 to 6 pixels.
+
+    Only the first and the last have channels that are no whole vectors: each part of a vector is compiled by itself.
+    """
     monkeypatch.setattr(select, "choose", lambda _: Algorithm(m))
     found, wants = results(*shape, padding=padding)
     check(found, wants)
@@ -153,12 +156,12 @@ def test_a_joined_tile_has_the_filters_of_its_larger_part():
 def test_joined_tiles_in_narrower_vectors(m, vectors, monkeypatch):
     monkeypatch.setattr(select, "choose", lambda _: Algorithm(m))
     with assume(widths.SECOND[vectors]):
-        check(*results(2, 37, 21, 7, 10))
+        check(*results(2, 36, 21, 7, 10))
 
 
 @pytest.mark.parametrize("vectors", widths.SECOND)
 @pytest.mark.parametrize(
-    ("stride", "shape"), [(1, (2, 70, 130, 6, 5)), (1, (16, 16, 16, 8, 9)), (2, (3, 64, 35, 9, 14))]
+    ("stride", "shape"), [(1, (2, 72, 129, 6, 5)), (1, (16, 16, 16, 8, 9)), (2, (3, 64, 33, 9, 14))]
 )
 def test_accuracy_in_narrower_vectors(stride, shape, vectors, monkeypatch):
     """Of 4x4 outputs, whatever would be chosen for these vectors."""
@@ -181,11 +184,11 @@ def test_accuracy_in_narrower_vectors(stride, shape, vectors, monkeypatch):
 )
 def test_stride_2_with_any_padding(m, padding, size, monkeypatch):
     monkeypatch.setattr(select, "choose", lambda _: Algorithm(m))
-    check(*results(2, 19, 35, *size, stride=2, padding=padding))
+    check(*results(2, 16, 33, *size, stride=2, padding=padding))
 
 
 @pytest.mark.parametrize(("stride", "m"), [(1, 4), (1, 3), (1, 7), (2, 4)])
-@pytest.mark.parametrize("shape", [(2, 20, 40, 6, 9), (4, 130, 70, 4, 4), (1, 64, 33, 3, 3)])
+@pytest.mark.parametrize("shape", [(2, 136, 72, 6, 9), (1, 64, 33, 3, 3)])
 def test_threads_share_filters_where_tiles_are_few(shape, stride, m, monkeypatch):
     monkeypatch.setattr(select, "choose", lambda _: Algorithm(m, parallel_over="filters"))
     found, wants = results(*shape, stride=stride)

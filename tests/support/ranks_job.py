@@ -342,6 +342,8 @@ def main(what, *words):
         sys.argv = ["foveal", "train", *words]
         foveal.__main__.main()
     elif what == "cut":
+        # Longer than the launcher of the test takes to notice, by some seconds.
+        foveal.distributed.launch.LINGER = 10.0
         third_step(
             None, lambda shards, window: (shards, lose(words[0], window.ranks, window.exchange.progress.ranks))[0]
         )

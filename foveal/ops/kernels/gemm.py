@@ -177,7 +177,7 @@ def tile_for_product(m: int, n: int, packed: bool) -> Tile:
 
 
 @dataclass(frozen=True)
-class Division:
+class ProductDivision:
     """How a product is divided into tiles, as far as code depends on it."""
 
     tile: Tile
@@ -195,7 +195,7 @@ def lower_multiply(lowering: Lowering, y: View, a: View, b: View, *, packed: boo
     """Call `multiply`, which gets sizes from the call, but for that of a row with less than a block of columns."""
     (m, n), k = y.shape, a.shape[1]
     tile, sizes = tile_for_product(m, n, packed), CallSizes()
-    division = Division(tile, pieces_of(m, tile.rows), n % tile.lanes, unroll_factor(k), packed)
+    division = ProductDivision(tile, pieces_of(m, tile.rows), n % tile.lanes, unroll_factor(k), packed)
     # strides are numbers of features, which no batch changes, but for those of panels; known ones make shorter code
     columns = n if n < tile.lanes else sizes.of(n)
     specs = [
@@ -217,7 +217,7 @@ class TileProduct:
     a: Array
     b: Array
     rows: int
-    division: Division
+    division: ProductDivision
 
     def compute(self, row: Index, block: Index, valid: int) -> None:
         """The `valid` columns of y in block `block`, for `rows` rows from `row` on."""
@@ -239,7 +239,7 @@ class TileProduct:
         return [self.b.load((p, block * tile.lanes + start), width) for start, width in starts]
 
 
-def multiply(y: Array, a: Array, b: Array, *, division: Division) -> None:
+def multiply(y: Array, a: Array, b: Array, *, division: ProductDivision) -> None:
     """y = a b, a register tile of y at a time. b: [k, n], or its panels if packed.
 
     A task has one block of columns and one block of rows: the panel stays in the first two cache levels while the rows

@@ -147,7 +147,7 @@ def lower_max(lowering: Lowering, y: EpilogueOutputs, x: FusedInput, window: Win
         call_by_rows(images, lowering, y, x, window)
         return
     if not in_parts:
-        body = pool_loops.max_windows if pool_loops.exceeds_l1(window, C) else max_windows
+        body = pool_loops.loop_max_windows if pool_loops.exceeds_l1(window, C) else max_windows
         images.call(lowering, body, y, arrays, scratch=places, prologue=x.prologue, window=window, places=count)
         return
     of_rows = [lowering.scratch((N, H, Q, C)), *(int_scratch((N, H, Q, C)) for _ in places)]
@@ -186,7 +186,7 @@ def lower_mean(lowering: Lowering, y: EpilogueOutputs, x: FusedInput, window: Me
     if pool_loops.goes_by_rows(window, y.shape[1], y.epilogue):
         call_by_rows(images, lowering, y, x, window)
         return
-    body = pool_loops.mean_windows if pool_loops.has_many_taps(window) else mean_windows
+    body = pool_loops.loop_mean_windows if pool_loops.has_many_taps(window) else mean_windows
     images.call(lowering, body, y, arrays, window=window, prologue=x.prologue)
 
 

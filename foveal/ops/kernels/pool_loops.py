@@ -182,7 +182,7 @@ def bind(epilogue: Epilogue, arrays: tuple[Array, ...], inputs: int) -> BoundEpi
     return BoundEpilogue(epilogue, arrays, inputs, far=(False,) * extras)
 
 
-def max_windows(*arrays: Array, window: Window, prologue: Prologue, epilogue: Epilogue, places: int) -> None:
+def loop_max_windows(*arrays: Array, window: Window, prologue: Prologue, epilogue: Epilogue, places: int) -> None:
     """y[n, p, q, c] = the largest value of a window; NaN where one is.
 
     places: 1 if the place of each is stored as well, int32 [N, P, Q, C], else 0.
@@ -254,7 +254,7 @@ def keep_larger(largest: Var, value: Scalar, place: Var, there: Value) -> None:
     largest.set(maximum(largest.get(), value))
 
 
-def mean_windows(*arrays: Array, window: MeanWindow, prologue: Prologue, epilogue: Epilogue) -> None:
+def loop_mean_windows(*arrays: Array, window: MeanWindow, prologue: Prologue, epilogue: Epilogue) -> None:
     """y[n, p, q, c] = the sum of a window, in which padding is 0, times MeanWindow.share, which divides it."""
     bound = bind(epilogue, arrays, prologue.array_count)
     (H, W), N, (P, Q, C) = bound.operands[0].shape[1:3], bound.outputs[0].extents[0], bound.outputs[0].shape[1:]

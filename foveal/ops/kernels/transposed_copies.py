@@ -12,7 +12,7 @@ from foveal.ops.kernels.register_tile import Tile, counted, lane_ranges
 
 
 @dataclass(frozen=True)
-class Division:
+class CopiesDivision:
     """How the work is divided, as far as code depends on it."""
 
     tile: Tile
@@ -43,7 +43,7 @@ class ChannelTiles:
     begin: Index
     end: Index
     C: Index
-    division: Division
+    division: CopiesDivision
 
     @property
     def count(self) -> Index:
@@ -93,7 +93,7 @@ class FilterBlocks:
     end: Index
     has_tail: Index
     K: Index
-    division: Division
+    division: CopiesDivision
 
     @property
     def count(self) -> Index:

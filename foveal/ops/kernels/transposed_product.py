@@ -60,7 +60,7 @@ from foveal.ops.kernels.register_tile import (
     tile_for,
 )
 from foveal.ops.kernels.sizes import CallSizes
-from foveal.ops.kernels.transposed_copies import ChannelTiles, Division, FilterBlocks, range_of
+from foveal.ops.kernels.transposed_copies import ChannelTiles, CopiesDivision, FilterBlocks, range_of
 from foveal.ops.op import Lowering
 from foveal.ops.window import Pair
 from foveal.view import View
@@ -216,7 +216,9 @@ def lower(lowering: Lowering, dy: View, x: View, result: View | None) -> View:
         [dy, x],
         # nothing is written past the cache
         specs=[replace(spec, streamed=False) for spec in specs],
-        division=Division(tile, pieces_of(C, tile.rows), K % tile.lanes, short, holds, fetches=is_one_row and is_whole),
+        division=CopiesDivision(
+            tile, pieces_of(C, tile.rows), K % tile.lanes, short, holds, fetches=is_one_row and is_whole
+        ),
         unit=sizes.of(unit, "unit"),
         x_parts=sizes.of(x_parts, "parts of x"),
         dy_parts=sizes.of(dy_parts, "parts of dy"),
@@ -245,7 +247,7 @@ def transposed_product(
     dy: Array,
     x: Array,
     *,
-    division: Division,
+    division: CopiesDivision,
     unit: Index,
     x_parts: Index,
     dy_parts: Index,

@@ -100,7 +100,7 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, filters
     _, channels, _, pixels = x.shape
     tile = tile_for(filters)
     blocks, parts = blocks_and_parts(pixels, channels, panels.shape[1], tile)
-    division = Division(
+    division = PixelDivision(
         tile,
         tuple(size for size, _ in split(pixels, tile.rows)),
         tail=filters % tile.lanes,
@@ -142,7 +142,7 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, filters
 
 
 @dataclass(frozen=True)
-class Division:
+class PixelDivision:
     """How the work is divided, as far as code depends on it."""
 
     tile: Tile
@@ -177,7 +177,7 @@ def blocks_and_parts(pixels: int, channels: int, panels: int, tile: Tile) -> Pai
     return min(enough, key=lambda pair: pair[0] * panels * tile.lanes + pair[1] * pixels)
 
 
-def correlate_1x1(*arrays: Array, division: Division, blocks: Index, parts: Index, epilogue: Epilogue) -> None:
+def correlate_1x1(*arrays: Array, division: PixelDivision, blocks: Index, parts: Index, epilogue: Epilogue) -> None:
     """y[pixel, k] = sum_c x[pixel, c] panels[k // lanes, c, k % lanes], a register tile at a time.
 
     A block of pixels stays in the second-level cache while all panels pass. blocks: of pixels. parts: of the filters.
@@ -205,7 +205,7 @@ class Task:
     """A block of pixels, for a part of the filters."""
 
     bound: BoundEpilogue
-    division: Division
+    division: PixelDivision
     #: the block's number
     block: Index
     #: the part's number, and how many there are
@@ -273,7 +273,7 @@ class Task:
                 rows.store(rows.read(buffer.at(thread(), row, 0), size, False), rows.pixels(pixel, size))
 
 
-def copy_block(copy: Array, x: Array, division: Division, start: Index, end: Index) -> Array:
+def copy_block(copy: Array, x: Array, division: PixelDivision, start: Index, end: Index) -> Array:
     """Copy the pixels of the tiles start ... end; returns the copy, in which a pixel has the same indices as in x."""
     _, _, pixels, channels = x.extents
     (larger, count), *_ = counted(pixels, division.pixels, division.tile.rows)
@@ -285,7 +285,9 @@ def copy_block(copy: Array, x: Array, division: Division, start: Index, end: Ind
     return copy.at(thread(), 0, 0 - first, 0)
 
 
-def tile_positions(pixels: Index, division: Division, start: Index, end: Index) -> Iterator[tuple[Index, Index, int]]:
+def tile_positions(
+    pixels: Index, division: PixelDivision, start: Index, end: Index
+) -> Iterator[tuple[Index, Index, int]]:
     """Loops over the tiles start ... end: (row of a buffer for the sums of these tiles, first pixel, pixels)."""
     first: Index = 0
     done: Index = 0

@@ -100,7 +100,7 @@ def max_partial_elements() -> int:
 
 
 @dataclass(frozen=True)
-class Division:
+class UnitDivision:
     """How the work is divided, as far as code depends on it.
 
     A unit is some images, or a band of rows of one image. Tasks are (chunk of units, part of the blocks of filters).
@@ -201,7 +201,7 @@ def lower(
 
 def divided(
     x: View, dy: View, groups: int, channels: int, size: int, *, one_image: bool, row_is_range: bool
-) -> tuple[Division, int, int]:
+) -> tuple[UnitDivision, int, int]:
     """How the work is divided, the number of bands of an image, and that of chunks.
 
     channels: of a group. size: the number of weights that each chunk has a sum of.
@@ -212,7 +212,7 @@ def divided(
     tail = filters % tile.lanes
     pieces = tuple(pieces_of(channels, most_rows(lane_ranges(n, tile.width))) for n in (tile.lanes, tail or tile.lanes))
     flags = {"one_image": one_image, "row_is_range": row_is_range, "copied": row_is_range and filters > 2 * tile.lanes}
-    division = Division(groups, tile, tail, (pieces[0], pieces[1]), False, False, **flags, min_pixels=MIN_PIXELS)
+    division = UnitDivision(groups, tile, tail, (pieces[0], pieces[1]), False, False, **flags, min_pixels=MIN_PIXELS)
     bands = int(division.bands(x.shape, (P, Q)))
     division = replace(division, banded=bands > 1)
     images = int(division.images(x.shape, (P, Q)))
@@ -247,7 +247,7 @@ def weight_grad(
     *,
     axes: Axes,
     border: Border | None,
-    division: Division,
+    division: UnitDivision,
 ) -> None:
     """partial[chunk, r, s, c, k] = sum over the pixels of a chunk of units of x * dy.
 
@@ -296,7 +296,7 @@ def weight_grad(
                     sums.add_channels(division.channels[valid < tile.lanes])
 
 
-def store_zeros(partial: Array, chunk: Index, part: Index, parts: Index, division: Division) -> None:
+def store_zeros(partial: Array, chunk: Index, part: Index, parts: Index, division: UnitDivision) -> None:
     """Set a chunk's sums of a part of the filters to zero."""
     _, R, S, channels, K = partial.extents
     filters, tile = K // division.groups, division.tile

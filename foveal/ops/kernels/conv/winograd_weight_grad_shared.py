@@ -114,7 +114,7 @@ def parts(n: int, panel: int, block: int) -> tuple[Part, ...]:
 
 
 @dataclass(frozen=True)
-class Division:
+class PanelDivision:
     """The panels of all channels and filters, and the tasks that take them."""
 
     channels: tuple[Part, ...]
@@ -131,9 +131,9 @@ class Division:
         return sum(channels.blocks * filters.blocks for channels, filters in self.pairs)
 
 
-def division_of(C: int, K: int, filters: int = BLOCK) -> Division:
+def division_of(C: int, K: int, filters: int = BLOCK) -> PanelDivision:
     """Blocks of BLOCK channels and of so many filters."""
-    return Division(parts(C, CHANNEL_PANEL, BLOCK), parts(K, tile_for(K).lanes, filters))
+    return PanelDivision(parts(C, CHANNEL_PANEL, BLOCK), parts(K, tile_for(K).lanes, filters))
 
 
 def lower(lowering: Lowering, dw: View, dy: View, x: View, grid: Grid) -> None:
@@ -217,7 +217,7 @@ def lower_tiles(lowering: Lowering, V: View, M: View, x: View, dy: View, grid: G
     lowering.call(transform_chunk, [V, M, zeros], [x, dy], specs=specs, sizes=sizes.values, **static)
 
 
-def lower_gradient(lowering: Lowering, dw: View, V: View, M: View, grid: Grid, division: Division) -> None:
+def lower_gradient(lowering: Lowering, dw: View, V: View, M: View, grid: Grid, division: PanelDivision) -> None:
     """dw [3, 3, C, K] from V and M of all tiles, where each task transforms its sums back itself."""
     most, panels = (max(part.at_once for part in found) for found in (division.channels, division.filters))
     D = sums_memory(lowering, grid, panels, most * CHANNEL_PANEL * M.shape[3], per_thread=True)
@@ -262,7 +262,7 @@ def add_products(
     M: Array,
     *,
     classes: tuple[ClassRange, ...],
-    division: Division,
+    division: PanelDivision,
     count: Index,
     is_first: Index,
     functions: tuple[Callable[..., None], ...],
@@ -288,7 +288,7 @@ def gradient_of_chunk(
     M: Array,
     *,
     grid: Grid,
-    division: Division,
+    division: PanelDivision,
     functions: tuple[Callable[..., None], ...],
 ) -> None:
     """dw [3, 3, C, K] where V and M have all tiles. Per thread, of which the first index selects one: D, of a task."""
