@@ -13,7 +13,15 @@ from foveal.build import build
 from foveal.kernel import target
 from foveal.ops import OPS
 from foveal.ops.kernels import gemm, register_tile, transposed_product
-from foveal.ops.kernels.conv import conv1x1, depthwise, direct, direct_batch, direct_simd_batch, select, weight_grad
+from foveal.ops.kernels.conv import (
+    conv1x1,
+    depthwise,
+    direct,
+    direct_batch,
+    direct_simd_batch,
+    select,
+    weight_grad_division,
+)
 from foveal.ops.kernels.epilogue import Epilogue, EpilogueOutputs
 from foveal.ops.op import Case
 from foveal.strides import channels_last, contiguous, filters_last
@@ -55,6 +63,9 @@ class Running:
 KERNELS = [
     ("correlate", (2, 3, 18, 14), (19, 3, 3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1),
     ("correlate", (1, 16, 5, 6), (70, 8, 3, 3), (2, 1), (1, 1, 0, 1), (1, 2), 2),
+    # rows of taps that leave the image above and below; columns that do so to the left and right, where rows do not
+    ("correlate", (2, 8, 11, 14), (19, 8, 5, 1), (2, 1), (4, 2, 0, 0), (2, 1), 1),
+    ("correlate", (2, 18, 13, 14), (38, 9, 1, 7), (1, 1), (0, 0, 3, 3), (1, 1), 2),
     # more channels than one cut of any target
     ("correlate_1x1", (2, 421, 3, 5), (21, 421, 1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1),
     ("correlate_batch", (7, 9, 5, 4), (37, 9, 3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1),
@@ -158,7 +169,7 @@ SMALL_CACHES = [
     ),
     ("l2", 32000, direct_simd_batch.band_elements, 4000, CONV, Case(((20, 2, 9, 12), (3, 2, 3, 3)), {"padding": 1})),
     ("l2", 960, direct.band_elements, 60, CONV, Case(((17, 4, 9, 12), (20, 4, 3, 3)), {"padding": 1})),
-    *(("l2", 480, weight_grad.max_unit_elements, 60, GRADIENT, case) for case in UNIT_CASES),
+    *(("l2", 480, weight_grad_division.max_unit_elements, 60, GRADIENT, case) for case in UNIT_CASES),
     # the channels of 1x1 convolutions in cuts, and gradients of more pixels than a unit of 100 elements
     ("l1", 640, transposed_product.max_unit_elements, 100, CONV, Case(((3, 28, 4, 5), (20, 28, 1, 1)))),
     # pixels that fall into one set of the cache, which are copied
@@ -271,7 +282,7 @@ def test_epilogue_of_phases(case):
 
 # cases of a gradient in the weights; those of 1x1 convolutions have as many chunks as tasks
 MIN_PIXELS_CASES = [
-    (weight_grad, Case(((5, 70, 4, 3), (5, 20, 4, 3)), {"padding": 1, "kernel_size": 3})),
+    (weight_grad_division, Case(((5, 70, 4, 3), (5, 20, 4, 3)), {"padding": 1, "kernel_size": 3})),
     *((transposed_product, case) for case in PIXEL_CASES),
 ]
 

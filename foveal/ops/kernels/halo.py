@@ -53,7 +53,7 @@ def bordered(axes: Axes, size: Pair, band: int) -> Border | None:
     """
     lows = [min((t.low for t in phases if t.taps), default=0) for phases in axes]
     highs = [max((t.high for t in phases if t.taps), default=0) for phases in axes]
-    if min(lows) >= 0 and all(high < n for high, n in zip(highs, size, strict=True)):
+    if not any(t.leaves(n) for phases, n in zip(axes, size, strict=True) for t in phases):
         return None
     left = min(lows[1], 0)
     first_band = [replace(t, count=min(t.count, band)) for t in axes[0] if t.taps]

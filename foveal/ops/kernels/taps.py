@@ -59,6 +59,10 @@ class Taps:
         last = self.origin + self.input_step * (self.count - 1)
         return last + max(0, self.tap_step * (self.taps - 1)) if self.taps else 0
 
+    def leaves(self, size: int) -> bool:
+        """True if some output reads padding beside an input of `size` positions."""
+        return self.low < 0 or self.high >= size
+
     def trimmed(self, size: int) -> "Taps":
         """The same without the taps at either end that meet only padding, in an input of `size` positions."""
         travel = self.input_step * (self.count - 1)

@@ -56,10 +56,10 @@ Where a depthwise convolution's gradients in x and in the weights are both wante
 `foveal bench ops conv2d` prints the machine's peak and the GFLOP/s of each row, `foveal bench ops 3x3` the rows that
 Winograd is for, `--threads 1` those of one core. DEBUG=2 prints the share of the peak of each kernel of a program.
 
-The other files: filter_tile.py (what the direct kernels whose lanes run over filters share), winograd_matrices.py (the
-algorithm and its matrices), winograd_transform.py (the matrices as additions of vectors), winograd_grid.py (where
-output tiles lie), winograd_input.py (tiles read and transformed), winograd_products.py (their products with filters),
-winograd_output.py (the transform back).
+The other files: filter_tile.py (what the direct kernels whose lanes run over filters share), weight_grad_division.py
+(how weight_grad.py divides its work), winograd_matrices.py (the algorithm and its matrices), winograd_transform.py (the
+matrices as additions of vectors), winograd_grid.py (where output tiles lie), winograd_input.py (tiles read and
+transformed), winograd_products.py (their products with filters), winograd_output.py (the transform back).
 
 Kernels of one shape differ in their epilogues only. What comes before these (the transforms of inputs and the products
 of Winograd convolution) is in functions that kernels call by address, so that it is compiled once for all of them.

@@ -6,8 +6,9 @@ kernel serves larger images with many filters; select.py chooses between it and 
 Here `filters` are those of a group, K/G, and the channels that each of them reads are C/G. In a gradient in x the two
 swap their roles: its "filters" are the channels of x. `Taps` named rows and columns are the phases of an axis.
 
-Padding is no branch in an inner loop: where taps reach outside of the image, the rows that a task reads are first
-staged in a zero-bordered buffer, one per thread.
+Padding is no branch in an inner loop. A tile of one row of outputs visits only the rows of taps that meet the image.
+Where taps reach outside of it along its rows, the rows that a task reads are first staged in a zero-bordered buffer,
+one per thread; if they do so along no other axis (1x7 filters), rows and columns swap their roles instead.
 
 How it comes near the peak of ports x lanes x 2 operations per cycle (register_tile.py has the derivation of the tile):
 
@@ -34,7 +35,9 @@ from foveal.ops.kernels.register_tile import (
     ENOUGH_TASKS,
     FLOAT_BYTES,
     Accumulators,
+    Tile,
     ceil_div,
+    conflicts,
     part_of_blocks,
     split,
     tile_for,
@@ -91,6 +94,9 @@ def lower(
     x: [N, H, W, C]. panels: [G, blocks, R, S, C/G, lanes] (packing.py). filters: K/G, those of a group; where phases
     are filters, the lanes of all of them.
     """
+    if not phases and turns(x, axes, tile_for(filters)):
+        x, panels = x.permuted(0, 2, 1, 3), panels.permuted(0, 1, 3, 2, 4, 5)
+        y, axes = y.each(lambda image: image.permuted(0, 1, 3, 2)), (axes[1], axes[0])
     N, H, W, C = x.shape
     rows, (columns, *other_phases) = axes
     count, step = max(t.count for t in rows), rows[0].input_step
@@ -104,7 +110,8 @@ def lower(
     blocks = panels.shape[0] * panels.shape[1]
     parts = 1 if phases or N * bands >= ENOUGH_TASKS else min(blocks, ceil_div(ENOUGH_TASKS, N * bands))
     # [1, rows, columns, C] per thread, the staged rows, if any tap leaves the image
-    border = bordered(axes, (H, W), ceil_div(count, bands))
+    is_staged = not skips_rows(axes, tile_for(filters)) or any(t.leaves(W) for t in axes[1])
+    border = bordered(axes, (H, W), ceil_div(count, bands)) if is_staged else None
     halo = lowering.scratch((1, border.rows, border.columns, C) if border else (1, 1, 1, 1), per_thread=True)
     if panels.shape[0] == 1 and C < FEW_CHANNELS and not other_phases and columns.tap_step == 1 < columns.taps:
         # in memory the S columns of a filter row and their C channels are one range, in the image as in the panels:
@@ -130,6 +137,24 @@ def lower(
         reads_far=exceeds_l2(y.outputs[0]),
         phases=phases,
     )
+
+
+def turns(x: View, axes: Axes, tile: Tile) -> bool:
+    """True if rows and columns swap their roles, for x [N, H, W, C]: so tiles visit no tap that meets padding.
+
+    Their pixels then lie a row apart. A filter row of few channels is one loop, which needs neighbouring columns, and
+    so does staging.
+    """
+    _, H, W, C = x.shape
+    rows, columns = axes
+    leaves_along_rows = any(t.leaves(W) for t in columns) and not any(t.leaves(H) for t in rows)
+    is_useful = leaves_along_rows and skips_rows((columns, rows), tile)
+    return is_useful and C >= FEW_CHANNELS and not conflicts(x.strides[1])
+
+
+def skips_rows(axes: Axes, tile: Tile) -> bool:
+    """True if a register tile has pixels of one row, all of which meet the image at the same rows of taps."""
+    return all(tile.rows // t.count < 2 for t in axes[1])
 
 
 def correlate(
@@ -173,7 +198,7 @@ def correlate(
         for g, b, valid in part_of_blocks(groups, filters, tile.lanes, share, parts):
             panel, first_filter = panels.at(g, b, 0, 0, 0, 0), g * filters + b * tile.lanes
             task, group = n * bands + band, source.at(0, 0, 0, g * c_group)
-            block = PixelTile(bound, task, panel, first_filter, valid, tile, group, phases)
+            block = PixelTile(bound, task, panel, first_filter, valid, tile, group, x.shape[1], phases)
             if not phases:
                 block.clear_sums()
             # each phase of rows and columns: a gradient with stride has several, anything else one
@@ -217,11 +242,12 @@ def output_pixels(n: Index, i: Index, j: Index, offsets: list[Pair], rows: Taps,
 class PixelTile(FilterTile):
     """Register tiles of pixels of one image x a block of filters.
 
-    image: [., H, W, C], the image or its staged rows, from the group's first channel on. phases: those that the filters
-    are, if any.
+    image: [., H, W, C], the image or its staged rows, from the group's first channel on. height: H. phases: those that
+    the filters are, if any.
     """
 
     image: Array
+    height: int
     phases: Phases | None
 
     def compute(self, n: Index, i: Index, j: Index, offsets: list[Pair], rows: Taps, columns: Taps) -> None:
@@ -230,11 +256,11 @@ class PixelTile(FilterTile):
         corner = self.image.at(0, rows.input_position(i), columns.input_position(j), 0)
         if self.phases:
             places = [(i + p, j + q) for p, q in offsets]
-            self.store_phases(self.products(corner, offsets, rows, columns), n, places, self.phases)
+            self.store_phases(self.products(corner, i, offsets, rows, columns), n, places, self.phases)
             return
         pixels = output_pixels(n, i, j, offsets, rows, columns)
         self.bound.prefetch(pixels, self.first_filter, self.valid)
-        self.store(self.products(corner, offsets, rows, columns), pixels)
+        self.store(self.products(corner, i, offsets, rows, columns), pixels)
 
     def store_phases(self, sums: Accumulators, n: Index, places: list[tuple[Index, Index]], phases: Phases) -> None:
         """End the sums of the block's phases with the epilogue; each phase has outputs of its own at a place (i, j)."""
@@ -246,14 +272,19 @@ class PixelTile(FilterTile):
             pixels = [(n, i * phases.rows + a, j * phases.columns + b) for i, j in places]
             self.bound.store(self.task, pixels, totals, 0, phases.filters)
 
-    def products(self, corner: Array, offsets: list[Pair], rows: Taps, columns: Taps) -> Accumulators:
-        """The sums [pixels, vectors of filters] over the taps and the channels of the group."""
+    def products(self, corner: Array, i: Index, offsets: list[Pair], rows: Taps, columns: Taps) -> Accumulators:
+        """The sums [pixels, vectors of filters] over the taps and the channels of the group; i: the first pixel's row.
+
+        Of pixels in one row only the rows of taps are visited that meet the image.
+        """
         sums, c_group = self.sums(len(offsets)), self.panel.shape[4]
         # distance in memory from the tile's first pixel to each: known at build time, so an address needs no register
         _, by_row, by_column, _ = corner.strides
         distances = [p * rows.input_step * by_row + q * columns.input_step * by_column for p, q in offsets]
+        skips = rows.leaves(self.height) and all(p == 0 for p, _ in offsets)
+        top, bottom = rows.valid_range(i, self.height) if skips else (0, rows.taps)
         # each row of the window, each column, each channel
-        for r in loop(rows.taps):
+        for r in loop(bottom, start=top):
             for s in loop(columns.taps):
                 panel = self.panel_of(r, s, rows, columns)
                 pixels = corner.at(0, r * rows.tap_step, s * columns.tap_step, 0)
