@@ -121,8 +121,8 @@ def divided(
 ) -> tuple[UnitDivision, int, int]:
     """How the work is divided, the number of bands of an image, and that of chunks.
 
-    channels: of a group. size: the number of weights that each chunk has a sum of. flags: those of UnitDivision that are
-    known.
+    channels: of a group. size: the number of weights that each chunk has a sum of. flags: those of UnitDivision that
+    are known.
     """
     N, K, P, Q = dy.shape
     filters = K // groups
