@@ -34,6 +34,7 @@ How it is computed fast is in ops/kernels/, which holds no operator. By file:
     batch_norm.py     batch norm
     between_shards.py messages between the shards of a batch; batch norm over all of them
     norm.py           layer, group and instance norm, RMS norm, local response norm
+    group_moments.py  group norm of images that lie channels last
     dropout.py        random masks
     loss.py           cross-entropy, one-hot labels
     finite.py         the largest magnitudes of many arrays, for the check before anything is written
@@ -106,6 +107,7 @@ from foveal.ops.elementwise import subtract as subtract
 from foveal.ops.elementwise import tanh as tanh
 from foveal.ops.elementwise import where as where
 from foveal.ops.finite import magnitudes as magnitudes
+from foveal.ops.group_moments import group_moments as group_moments
 from foveal.ops.im2col import col2im as col2im
 from foveal.ops.im2col import conv2d_im2col as conv2d_im2col
 from foveal.ops.im2col import im2col as im2col
@@ -123,10 +125,12 @@ from foveal.ops.matmul import matmul as matmul
 from foveal.ops.mish import mish as mish
 from foveal.ops.norm import channel_sums as channel_sums
 from foveal.ops.norm import group_norm as group_norm
+from foveal.ops.norm import group_norm_grad as group_norm_grad
 from foveal.ops.norm import local_response_norm as local_response_norm
 from foveal.ops.norm import lp_normalize as lp_normalize
 from foveal.ops.norm import rms_norm as rms_norm
 from foveal.ops.norm import standardize as standardize
+from foveal.ops.norm import standardize_grad as standardize_grad
 from foveal.ops.op import OPS as OPS
 from foveal.ops.op import Case as Case
 from foveal.ops.op import Operator as Operator

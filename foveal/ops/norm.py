@@ -77,13 +77,49 @@ class Standardize(OverAxes):
         return centred, sqrt(mean(centred * centred, axes=axes, keepdims=True) + eps)
 
     def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, axes: tuple[int, ...], eps: float) -> tuple[Tensor, ...]:
-        _, deviation = self.parts(x, axes, eps)
-        slope = mean(dy * y, axes=axes, keepdims=True)
-        return ((dy - mean(dy, axes=axes, keepdims=True) - y * slope) / deviation,)
+        return (standardize_grad(dy, x, axes=axes, eps=eps),)
 
     def expand(self, x: Tensor, *, axes: tuple[int, ...], eps: float) -> Tensor:
         centred, deviation = self.parts(x, axes, eps)
         return centred / deviation
+
+
+class StandardizeGrad(Operator):
+    """dx = (dy - mean(dy) - y mean(dy y)) / sqrt(var + eps), where y = standardize(x)
+
+    The gradient of standardize in x: dy and x of one shape -> dx of that shape. Arguments are those of standardize.
+    """
+
+    name, arity, composite = "standardize_grad", 2, True
+    cases = (
+        Case(((3, 20), (3, 20)), {"axes": -1}),
+        Case(((2, 3, 4, 5), (2, 3, 4, 5)), {"axes": (1, 2, 3), "eps": 1e-3}),
+    )
+
+    def normalise(self, dy: HasShape, x: HasShape, *, axes: int | Iterable[int], eps: float = 1e-5) -> dict[str, Any]:
+        return standardize.normalise(x, axes=axes, eps=eps)
+
+    def shape(self, dy: Shape, x: Shape, *, axes: tuple[int, ...], eps: float) -> Shape:
+        check_alike(self.name, dy, x)
+        return standardize.shape(x, axes=axes, eps=eps)
+
+    def numpy(self, dy: Ndarray, x: Ndarray, *, axes: tuple[int, ...], eps: float) -> Ndarray:
+        y = standardize.numpy(x, axes=axes, eps=eps)
+        centred = dy - dy.mean(axes, keepdims=True) - y * (dy * y).mean(axes, keepdims=True)
+        dx: Ndarray = centred / np.sqrt(x.var(axes, keepdims=True) + eps)
+        return dx
+
+    def expand(self, dy: Tensor, x: Tensor, *, axes: tuple[int, ...], eps: float) -> Tensor:
+        centred, deviation = standardize.parts(x, axes, eps)
+        y = centred / deviation
+        slope = mean(dy * y, axes=axes, keepdims=True)
+        return (dy - mean(dy, axes=axes, keepdims=True) - y * slope) / deviation
+
+
+def check_alike(name: str, dy: Shape, x: Shape) -> None:
+    """Raise ShapeError unless a gradient dy has the shape of the x that it is the gradient in."""
+    if dy != x:
+        raise ShapeError(f"{name}: dy {dy} and x {x} have to have the same shape")
 
 
 class RMSNorm(OverAxes):
@@ -149,10 +185,42 @@ class GroupNorm(Operator):
         y = x.reshape(x.shape[0], groups, math.prod(x.shape[1:]) // groups)
         return standardize.numpy(y, axes=(2,), eps=eps).reshape(x.shape)
 
-    def expand(self, x: Tensor, *, groups: int, eps: float) -> Tensor:
+    def in_groups(self, x: Tensor, groups: int) -> tuple[Tensor, tuple[int, ...]]:
+        """x as [N, G, C / G, ...], and the axes of a group's values."""
         N, C, *rest = x.shape
-        y = reshape(x, shape=(N, groups, C // groups, *rest))
-        return reshape(standardize(y, axes=range(2, 3 + len(rest)), eps=eps), shape=x.shape)
+        return reshape(x, shape=(N, groups, C // groups, *rest)), tuple(range(2, 3 + len(rest)))
+
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, groups: int, eps: float) -> tuple[Tensor, ...]:
+        return (group_norm_grad(dy, x, groups=groups, eps=eps),)
+
+    def expand(self, x: Tensor, *, groups: int, eps: float) -> Tensor:
+        y, axes = self.in_groups(x, groups)
+        return reshape(standardize(y, axes=axes, eps=eps), shape=x.shape)
+
+
+class GroupNormGrad(Operator):
+    """dx = (dy - mean(dy) - y mean(dy y)) / sqrt(var + eps), where y = group_norm(x) and means are those of groups
+
+    The gradient of group_norm in x: dy and x [N, C, ...] -> dx of their shape. Arguments are those of group_norm.
+    """
+
+    name, arity, composite = "group_norm_grad", 2, True
+    cases = (Case(((2, 6, 4, 5), (2, 6, 4, 5)), {"groups": 3}), Case(((3, 20), (3, 20)), {"groups": 4}))
+
+    def normalise(self, dy: HasShape, x: HasShape, *, groups: int, eps: float = 1e-5) -> dict[str, Any]:
+        return group_norm.normalise(x, groups=groups, eps=eps)
+
+    def shape(self, dy: Shape, x: Shape, *, groups: int, eps: float) -> Shape:
+        check_alike(self.name, dy, x)
+        return group_norm.shape(x, groups=groups, eps=eps)
+
+    def numpy(self, dy: Ndarray, x: Ndarray, *, groups: int, eps: float) -> Ndarray:
+        dy, y = (a.reshape(a.shape[0], groups, math.prod(a.shape[1:]) // groups) for a in (dy, x))
+        return standardize_grad.numpy(dy, y, axes=(2,), eps=eps).reshape(x.shape)
+
+    def expand(self, dy: Tensor, x: Tensor, *, groups: int, eps: float) -> Tensor:
+        (dy, axes), (y, _) = group_norm.in_groups(dy, groups), group_norm.in_groups(x, groups)
+        return reshape(standardize_grad(dy, y, axes=axes, eps=eps), shape=x.shape)
 
 
 class LpNormalize(Operator):
@@ -293,6 +361,7 @@ class LocalResponseNorm(Operator):
         return x * exp(log(sums * (alpha / size) + k) * -beta)
 
 
-standardize, rms_norm, group_norm = Standardize(), RMSNorm(), GroupNorm()
+standardize, standardize_grad, rms_norm = Standardize(), StandardizeGrad(), RMSNorm()
+group_norm, group_norm_grad = GroupNorm(), GroupNormGrad()
 lp_normalize, channel_sums = LpNormalize(), ChannelSums()
 local_response_norm = LocalResponseNorm()

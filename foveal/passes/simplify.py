@@ -9,9 +9,15 @@ import numpy as np
 from foveal.graph import Graph, Node
 from foveal.ops import elementwise
 from foveal.ops import shape as moves
+from foveal.ops.group_moments import group_norm_by_channels, group_norm_grad_by_channels
 from foveal.ops.op import OPS, Operand, Operator, Tensor, recording_with
 from foveal.ops.pool_max import keeps_places, max_pool2d_place, max_pool2d_put
+from foveal.strides import Shape, contiguous, usual
 from foveal.trace import Symbol, Trace
+
+# Pixels of an image from which on group norm goes by channels. With fewer the sums of each image and channel would be a
+# large part of the work.
+MIN_PIXELS = 8
 
 
 def simplify(graph: Graph, origins: dict[Node, Node] | None = None) -> Graph:
@@ -64,13 +70,13 @@ class Rewriter(Trace):
 
     def simplest(self, op: Operator, inputs: tuple[Symbol, ...], attributes: dict[str, Any]) -> Symbol:
         """Return the simplest form of an operator's result that is known."""
+        constants, rule = [constant_value(x) for x in inputs], RULES.get(op.name)
         if op.composite:
-            return self.lift(op.expand(*inputs, **attributes))
-        constants = [constant_value(x) for x in inputs]
+            special = rule(inputs, constants, attributes) if rule else None
+            return self.lift(op.expand(*inputs, **attributes) if special is None else special)
         if isinstance(op, elementwise.Pointwise) and None not in constants and constants:
             value = op.numpy(*(np.float32(n) for n in constants), **attributes)
             return self.lift(float(value))
-        rule = RULES.get(op.name)
         simpler = rule(inputs, constants, attributes) if rule else None
         return self.lift(simpler) if simpler is not None else super().record(op, inputs, attributes)
 
@@ -193,7 +199,62 @@ def by_places(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dic
     return max_pool2d_put(dy, places, image_size=x.shape[2:], **window.arguments())
 
 
-# By the operator's name.
+def by_channels(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Tensor | None:
+    """Group norm, or its gradient, of images that lie channels last: their pixels are summed channel by channel."""
+    x = inputs[-1]
+    N, C, *rest = x.shape
+    if len(rest) not in (1, 2) or math.prod(rest) < MIN_PIXELS or not has_neighbouring_channels(x.node):
+        return None
+    # a sequence [N, C, L] is an image of one row
+    shape = (N, C, *([1] * (2 - len(rest))), *rest)
+    images: list[Tensor] = [moves.reshape(a, shape=shape) for a in inputs]
+    if len(images) == 2:
+        y = group_norm_grad_by_channels(images[0], images[1], **attributes)
+    else:
+        y = group_norm_by_channels(images[0], **attributes)
+    return moves.reshape(y, shape=x.shape)
+
+
+def as_groups(inputs: tuple[Symbol, ...], constants: list[float | None], attributes: dict[str, Any]) -> Tensor | None:
+    """Layer norm of whole images, or instance norm, or the gradient of one of them, as group norm `by_channels`."""
+    shape, axes = inputs[-1].shape, attributes["axes"]
+    last = tuple(range(len(shape)))
+    if len(shape) < 3 or axes not in (last[1:], last[2:]):
+        return None
+    groups = 1 if axes == last[1:] else shape[1]
+    return by_channels(inputs, constants, {"groups": groups, "eps": attributes["eps"]})
+
+
+def has_neighbouring_channels(x: Node) -> bool:
+    """True if images or sequences x [N, C, ...] will lie channels last, as far as is known before layouts are planned.
+
+    A pointwise result lies as its first input of the same shape, and what its operator chooses otherwise. An argument
+    that is only viewed stays as it is given.
+    """
+    strides = expected_strides(x, contiguous(x.shape))
+    return strides[1] == 1 < x.shape[1] and strides[-1] != 1
+
+
+def expected_strides(x: Node, of_argument: Shape) -> Shape:
+    """The strides that a node will have unless a reader needs others. of_argument: those of x if it is an argument."""
+    while isinstance(x.op, elementwise.Pointwise) and not x.op.composite:
+        alike = [operand for operand in x.inputs if operand.shape == x.shape and operand.op is not moves.constant]
+        if not alike:
+            break
+        x, of_argument = alike[0], usual(x.shape)
+    if x.variable is not None:
+        return x.variable.strides
+    if x.op is None:
+        return of_argument
+    if x.op.view:
+        (source,) = x.inputs
+        strides = expected_strides(source, contiguous(source.shape))
+        found = x.op.view_strides(source.shape, strides, **x.attributes)
+        return contiguous(x.shape) if found is None else found
+    return x.op.strides(x.shape)
+
+
+# By the operator's name. A rule of a composite gives another way to compute it than `expand` does.
 RULES: dict[str, Rule] = {
     "add": neutral(0.0, 1, 0),
     "subtract": neutral(0.0, 1),
@@ -207,4 +268,8 @@ RULES: dict[str, Rule] = {
     "sum": reduction("sum"),
     "max": reduction("max"),
     "max_pool2d_grad": by_places,
+    "group_norm": by_channels,
+    "group_norm_grad": by_channels,
+    "standardize": as_groups,
+    "standardize_grad": as_groups,
 }

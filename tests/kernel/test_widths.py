@@ -188,6 +188,7 @@ PRODUCTS = [
     "convolution",
     "strided convolution",
     "convolution of 3 channels",
+    "1x1 convolution",
     "minimal filtering",
     "weight gradient",
     "weight gradient by minimal filtering",

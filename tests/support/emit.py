@@ -20,6 +20,7 @@ GRAPHS = {
     "minimal filtering": (lambda x, w: ops.conv2d(x, w, padding=1), IMAGES, FILTERS),
     "strided convolution": (lambda x, w: ops.conv2d(x, w, padding=1, stride=2), IMAGES, FILTERS),
     "convolution of 3 channels": (ops.conv2d, COLOUR, Type((64, 3, 5, 5))),
+    "1x1 convolution": (ops.conv2d, IMAGES, Type((64, 64, 1, 1))),
     "weight gradient": (lambda dy, x: ops.conv2d_weight_grad(dy, x, kernel_size=(5, 5), padding=2), IMAGES, IMAGES),
     "weight gradient by minimal filtering": (
         lambda dy, x: ops.conv2d_weight_grad(dy, x, kernel_size=(3, 3), padding=1),

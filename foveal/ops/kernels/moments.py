@@ -15,12 +15,14 @@ channel has exactly its value as mean.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from foveal.kernel.lang import (
     Array,
     Index,
     Scalar,
     Var,
+    fold,
     l2,
     lanes,
     loop,
@@ -28,13 +30,15 @@ from foveal.kernel.lang import (
     minimum,
     parallel,
     parallel_vectors,
+    splat,
     var,
+    vectors,
     where,
     width_of,
 )
 from foveal.ops.kernels.expression import float_lanes
-from foveal.ops.kernels.reduction import BLOCK, COLUMN_VECTORS, tree_sum
-from foveal.ops.kernels.register_tile import FLOAT_BYTES
+from foveal.ops.kernels.reduction import BLOCK, COLUMN_VECTORS, COMBINE, tree_sum
+from foveal.ops.kernels.register_tile import FLOAT_BYTES, ceil_div
 from foveal.ops.kernels.sizes import CallSizes
 from foveal.ops.op import Lowering
 from foveal.view import View
@@ -179,6 +183,74 @@ def merge_chunks(y: Array, partial: Array, x: Array, *, tail: int, numbers: tupl
             end += size.get()
         y.store((0, c), running.mean, width)
         y.store((1, c), running.squares.get() * share, width)
+
+
+def image_chunks(images: int, pixels: int, channels: int) -> int:
+    """The number of chunks that each image [pixels, channels] is cut into; by shape and target alone."""
+    chunk_elements = l2() // CHUNKS_IN_CACHE // FLOAT_BYTES
+    wanted = max(ceil_div(MIN_CHUNKS, images), pixels * channels // chunk_elements)
+    return max(1, min(pixels // MIN_CHUNK_ROWS, wanted))
+
+
+def lower_groups(lowering: Lowering, y: View, x: View, groups: int) -> None:
+    """y [2, N, C] = mean and biased variance of each channel's group, of x [N, C, ...] that lies channels last."""
+    (N, C), rows = x.shape[:2], x.channels_last_rows()
+    pixels = rows.shape[0] // N
+    chunks = image_chunks(N, pixels, C)
+    # the chunks of `chunk_moments` are equal shares of all rows, so each image is a whole number of them
+    partial = lowering.scratch((2, N * chunks, C))
+    sizes, block = CallSizes(), COLUMN_VECTORS * lanes()
+    specs = [sizes.spec(partial, 0), sizes.spec(rows)]
+    lowering.call(chunk_moments, [partial], [rows], specs=specs, sizes=sizes.values, rest=C % block)
+    sizes = CallSizes()
+    specs = [sizes.spec(view, 0, 2, steps=(1, 2)) for view in (y, partial)]
+    static: dict[str, Any] = {"chunks": chunks, "pixels": pixels, "groups": groups}
+    lowering.call(merge_groups, [y], [partial], specs=specs, sizes=sizes.values, **static)
+
+
+def merge_groups(y: Array, partial: Array, *, chunks: int, pixels: int, groups: int) -> None:
+    """y [2, N, C] = mean and biased variance of each channel's group from those of an image's chunks, partial
+    [2, N chunks, C].
+
+    Those of a group follow from its channels': its variance is the mean of their variances and of the squared distances
+    of their means from its own.
+    """
+    _, N, C = y.extents
+    of_group = C // groups
+    share = 1.0 / (pixels * of_group)
+
+    def merge_channels(n: Index, c: Index, width: int) -> None:
+        running = RunningMoments(width)
+        for chunk in loop(chunks):
+            before, end = chunk * pixels // chunks, (chunk + 1) * pixels // chunks
+            place = n * chunks + chunk
+            part = (partial.load((row, place, c), width) for row in range(2))
+            running.merge(float_lanes(before, width), float_lanes(end - before, width), *part)
+        y.store((0, n, c), running.mean, width)
+        # a group of several channels needs the sums first
+        y.store((1, n, c), running.squares.get() * (share if of_group == 1 else 1.0), width)
+
+    def merge_group(n: Index, first: Index) -> None:
+        # distances from the first channel's mean: those of a constant are exactly 0
+        pivot, total, squares = y[0, n, first], var(), var()
+        for c, width in vectors(of_group):
+            total += fold(y.load((0, n, first + c), width) - pivot, COMBINE["sum"][1])
+        mean = pivot + total.get() * (1.0 / of_group)
+        for c, width in vectors(of_group):
+            distance = y.load((0, n, first + c), width) - mean
+            deviations = y.load((1, n, first + c), width) + distance * distance * float(pixels)
+            squares += fold(deviations, COMBINE["sum"][1])
+        for row, value in enumerate((mean, squares.get() * share)):
+            for c, width in vectors(of_group):
+                y.store((row, n, first + c), splat(value, width), width)
+
+    # threads share the images
+    for (n,) in parallel(N):
+        for c, width in vectors(C):
+            merge_channels(n, c, width)
+        if of_group > 1:
+            for group in loop(groups):
+                merge_group(n, group * of_group)
 
 
 def accumulate(

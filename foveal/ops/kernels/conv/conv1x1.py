@@ -22,6 +22,7 @@ from foveal.kernel.lang import (
     maximum,
     minimum,
     parallel,
+    registers,
     thread,
     var,
     vectors,
@@ -41,7 +42,6 @@ from foveal.ops.kernels.register_tile import (
     split,
     tile_for,
     unroll_factor,
-    unrolled,
 )
 from foveal.ops.kernels.sizes import CallSizes, spec_of
 from foveal.ops.kernels.taps import Axes
@@ -321,11 +321,15 @@ class RowTile(FilterTile):
         """
         self.bound.prefetch(self.pixels(pixel + ahead, size), self.first_filter, self.valid)
         row, panel = self.x.at(0, 0, pixel, first), self.panel.at(0, 0, 0, 0, first, 0)
-        for c, place in unrolled(channels, self.unroll):
-            if place == 0 and self.unroll >= MIN_STEPS_TO_PREFETCH:
+        for group in loop(channels // self.unroll):
+            c = group * self.unroll
+            if self.unroll >= MIN_STEPS_TO_PREFETCH:
                 for i in range(size):
                     row.prefetch((0, 0, i + size, c))
-            self.multiply(sums, panel, c, (row[0, 0, i, c] for i in range(size)))
+            # The call gives the distance of pixels, and 12 addresses are too many for the integer registers. LLVM would
+            # read all numbers of a pixel, of all unrolled steps, before those of the next, and spill most of them.
+            for place in loop(self.unroll) if registers() >= 32 else range(self.unroll):
+                self.multiply(sums, panel, c + place, (row[0, 0, i, c + place] for i in range(size)))
         return sums
 
     def read(self, buffer: Array, size: int, fresh: Scalar) -> Accumulators:

@@ -74,8 +74,9 @@ MIN_MEETING = 0.85
 HALF = 8
 
 # The share of the peak that lanes over filters reach: with full vectors, and with narrower ones, whose tiles have only
-# one vector and so one load per FMA. So have tiles of images with 16 registers, unless filters are few; with two
-# vectors of images their products count as running at the peak.
+# one vector and so one load per FMA. So have tiles of images with 16 registers, unless filters are few: with two
+# vectors of images their products count as running at the peak. With 32 registers tiles of images are as large as those
+# of filters, and reach as much.
 SPEED, SPEED_OF_HALF = 0.93, 0.85
 
 # What this kernel costs beside its products, in multiply-adds. The numbers trade staging and transposing against empty
@@ -118,7 +119,7 @@ def costs(x: View, c_group: int, filters: int, axes: Axes) -> tuple[float, float
     lanes_over_filters /= SPEED if width == lanes() else SPEED_OF_HALF
     # lanes over images: those of the last block's vectors count too
     storing = STORING_WHOLE if filters <= MAX_FILTERS else STORING_PARTS
-    speed = 1.0 if lane_tile(filters)[1] > 1 else SPEED_OF_HALF
+    speed = SPEED if registers() >= 32 else 1.0 if lane_tile(filters)[1] > 1 else SPEED_OF_HALF
     lanes_over_images = filters * (products / speed + storing) * padded(N) / N + STAGING * repeats * c_group
     # a row of outputs may read more than half of the second-level cache, but at most twice all of it
     if x.strides[2:] != (C, 1) or min(H, height_read) * row > 4 * band_elements():
