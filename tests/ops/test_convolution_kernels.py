@@ -287,12 +287,25 @@ def test_small_chunks(monkeypatch, check, module, case, l1, quick):
         check(OPS[GRADIENT], case)
 
 
+# pixels, and elements from one to the next in x and in dy
+SPREAD = [(64, (400, 120)), (32, (400, 120)), (256, (400, 120)), (64, (512, 120)), (64, (1100, 120))]
+
+
 def test_short_pixels_are_read_where_they_lie():
     """Copying costs more than reading and writing sums more often, where there are few sums for each pixel."""
     with target.assume(target.AVX2):
         shapes = [(16, 96), (144, 24), (256, 64), (512, 512)]
         short = [transposed_product.is_short(transposed_product.tile_of(C, K), C, K) for C, K in shapes]
     assert short == [True, True, False, False]
+
+
+def test_rows_that_spread_over_the_first_level_cache_are_read_where_they_lie():
+    """Those a power of two apart fall into a few of its sets, and those of a large batch are cut into units."""
+    with target.assume(target.AVX2):
+        tile = transposed_product.tile_of(400, 120)
+        found = [transposed_product.spread_pixels(n, tile, steps) for n, steps in SPREAD]
+        assert [transposed_product.most_lines(64, step, 16) for step in (512, 400)] == [32, 1]
+    assert found == [64, 32, 128, 0, 0]
 
 
 def test_parts_of_a_weight_gradient_cost_least():
