@@ -57,7 +57,8 @@ Numbered = tuple[int, Weight]
 # Weights of a filter at most: the code of all tiles is unrolled.
 MAX_WEIGHTS = 64
 
-# Filters of a register tile at most. Their vectors of dy stay in registers beside the sums, a quarter of 32 registers.
+# Filters of a register tile at most. Beside their sums, of two weights each with 16 registers and of four with 32, there
+# is room for the vectors of these weights and for one of dy.
 MAX_FILTERS = 6
 
 # Rows of a band at least, where bands are cut only to get ENOUGH_TASKS. Shorter bands would stage more rows of their
@@ -243,7 +244,7 @@ class StripSums:
         acc = {(i, k): var(self.held.load((0, i * K + k, 0), lanes()), lanes()) for i, k in places}
         for p, q in loops(*pixels):
             pixel = self.x.at(0, p * rows.input_step, q * columns.input_step * C, 0)
-            # beside the sums, 16 registers hold no more than the vectors of a tile's few weights and one of dy
+            # each vector of dy is loaded for its products: all of them and the sums would not fit into 16 registers
             taps = [(i, (0, r * rows.tap_step, s * columns.tap_step * C + c, 0)) for i, (r, s, c) in weights]
             values = [(i, pixel.load(place, lanes())) for i, place in taps]
             for k in range(filters):
