@@ -13,7 +13,16 @@ from foveal.build import build
 from foveal.kernel import target
 from foveal.ops import OPS
 from foveal.ops.kernels import gemm, register_tile, transposed_product
-from foveal.ops.kernels.conv import conv1x1, depthwise, direct, direct_batch, direct_simd_batch, select, weight_grad
+from foveal.ops.kernels.conv import (
+    conv1x1,
+    depthwise,
+    direct,
+    direct_batch,
+    direct_simd_batch,
+    select,
+    weight_grad,
+    weight_grad_simd_batch,
+)
 from foveal.ops.kernels.epilogue import Epilogue, EpilogueOutputs
 from foveal.ops.op import Case
 from foveal.strides import channels_last, contiguous, filters_last
@@ -285,6 +294,22 @@ def test_small_chunks(monkeypatch, check, module, case, l1, quick):
     monkeypatch.setattr(module, "MIN_PIXELS", 4)
     with target.assume(dataclasses.replace(target.current(), l1=l1)):
         check(OPS[GRADIENT], case)
+
+
+@pytest.mark.parametrize("check", [checks.native, checks.tuned_interpreted])
+def test_strips_of_a_band(check):
+    """Few filters with lanes over images: sums wait while the next rows are staged; the last strip has fewer."""
+    case = Case(((8, 3, 13, 9), (8, 1, 13, 9)), {"padding": 2, "kernel_size": 5})
+    l1 = 4 * 1280 // 8 * target.current().lanes
+    with target.assume(dataclasses.replace(target.current(), l1=l1)):
+        assert weight_grad_simd_batch.strip_rows(9 * 3 + 13, 6) == 2
+        check(OPS[GRADIENT], case)
+
+
+def test_few_chunks_are_a_power_of_two():
+    """They come out even on 2, 4 and 8 threads."""
+    found = [weight_grad.power_of_two(n, 16) for n in (0, 1, 3, 4, 12, 16, 100)]
+    assert found == [1, 1, 2, 4, 8, 16, 16]
 
 
 # pixels, and elements from one to the next in x and in dy

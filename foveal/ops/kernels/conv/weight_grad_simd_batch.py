@@ -57,8 +57,8 @@ Numbered = tuple[int, Weight]
 # Weights of a filter at most: the code of all tiles is unrolled.
 MAX_WEIGHTS = 64
 
-# Filters of a register tile at most. Beside their sums, of two weights each with 16 registers and of four with 32, there
-# is room for the vectors of these weights and for one of dy.
+# Filters of a register tile at most. Beside their sums, of two weights each with 16 registers and of four with 32, the
+# registers have room for the vectors of these weights and for one of dy.
 MAX_FILTERS = 6
 
 # Rows of a band at least, where bands are cut only to get ENOUGH_TASKS. Shorter bands would stage more rows of their
