@@ -32,9 +32,12 @@ class ArenaPlan:
 
 
 def plan_arena(schedule: CallSchedule, outputs: Sequence[View], threads: int) -> ArenaPlan:
-    """Place the temporary buffers of the repeated calls; what prepared calls write is kept outside of the arena."""
+    """Place the temporary buffers of the repeated calls; what prepared calls write is kept outside of the arena.
+
+    The calls of a phase may run at the same time, so that lifetimes are counted in phases.
+    """
     kept = {view.buffer for call in schedule.prepared for view in call.written}
-    calls = schedule.repeated
+    calls, phases = schedule.repeated, schedule.phases
     first_use: dict[Buffer, int] = {}
     last_use: dict[Buffer, int] = {}
     for i, call in enumerate(calls):
@@ -48,14 +51,22 @@ def plan_arena(schedule: CallSchedule, outputs: Sequence[View], threads: int) ->
             last_use[view.buffer] = len(calls)
     buffers = list(first_use)
     sizes = [4 * buffer.size * (threads if buffer.per_thread else 1) for buffer in buffers]
-    lifetimes = [Lifetime(s, first_use[b], last_use[b]) for s, b in zip(sizes, buffers, strict=True)]
+    # outputs are alive after the last phase
+    ends = [*phases, len(calls)]
+    lifetimes = [Lifetime(s, phases[first_use[b]], ends[last_use[b]]) for s, b in zip(sizes, buffers, strict=True)]
     number = {buffer: i for i, buffer in enumerate(buffers)}
     heirs: dict[int, int] = {}
+    # by the calls of the phase so far
+    used: set[Buffer] = set()
     for i, call in enumerate(calls):
+        if i and phases[i] != phases[i - 1]:
+            used = set()
         if call.kernel.body is pointwise.pointwise:
-            ending = {view.buffer for view in call.views if last_use.get(view.buffer) == i}
+            # an input that other calls of the phase may read at the same time has no heir
+            ending = {b for b in (view.buffer for view in call.views) if last_use.get(b) == i and b not in used}
             beginning = {view.buffer for view in call.views if first_use.get(view.buffer) == i}
             heirs |= {number[y]: number[x] for y, x in reusable_inputs(call, ending, beginning).items()}
+        used |= {view.buffer for view in call.views}
     offsets = plan_memory(lifetimes, heirs)
     return ArenaPlan(buffers, sizes, offsets.offsets, offsets.size)
 

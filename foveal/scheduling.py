@@ -3,10 +3,15 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from foveal.graph import Graph
 from foveal.lower import KernelCall
 from foveal.view import Buffer
+
+# Bytes of buffers of the arena that begin in the middle of a phase at most. Until it ends they lie beside all that its
+# calls have read, so that memory grows by so much; a call that writes more takes as long as some barriers.
+MOST_BEGUN = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,11 @@ class CallSchedule:
     @property
     def calls(self) -> list[KernelCall]:
         return [*self.prepared, *self.repeated]
+
+    @property
+    def phases(self) -> list[int]:
+        """The number of each repeated call's phase: of the calls that may run at the same time."""
+        return [0, *accumulate(self.barriers[len(self.prepared) : -1])] if self.repeated else []
 
 
 def schedule(calls: Sequence[KernelCall], graph: Graph) -> CallSchedule:
@@ -58,25 +68,28 @@ def split_calls(calls: Sequence[KernelCall], graph: Graph) -> tuple[list[KernelC
 def needed_barriers(calls: Sequence[KernelCall]) -> list[int]:
     """Return 1 for each call after which threads must wait until it is done, 0 where a barrier can be left out.
 
-    The barrier before call i can be left out if call i has no conflict with the calls since the last barrier: none of
-    them writes a buffer that it touches or touches one that it writes. A buffer that call i touches for the first time
-    needs the barrier as well, because another buffer, whose life has ended, may lie in the same place of the arena.
+    The calls from one barrier to the next are a phase. Call i belongs to the phase of those before it if it has no
+    conflict with them: none of them writes a buffer that it touches or touches one that it writes. What ends in a phase
+    keeps its place in the arena as long as that (arena.py), so buffers of more than MOST_BEGUN bytes begin a phase.
     """
     barriers = [1] * len(calls)
     seen: set[Buffer] = set()
-    # since the last barrier
+    # in the phase
     written: set[Buffer] = set()
     touched: set[Buffer] = set()
+    begun = 0
     for i, call in enumerate(calls):
         outputs = {view.buffer for view in call.written}
         everything = {view.buffer for view in call.views}
-        in_arena = {buffer for buffer in everything if buffer.temporary}
-        conflict = bool(written & everything) or bool(touched & outputs) or bool(in_arena - seen)
-        if i and not conflict:
+        new = {buffer for buffer in everything - seen if buffer.temporary}
+        begun += sum(4 * buffer.size for buffer in new)
+        conflict = bool(written & everything) or bool(touched & outputs)
+        if i and not conflict and (not new or begun <= MOST_BEGUN):
             barriers[i - 1] = 0
         else:
-            written, touched = set(), set()
+            # those of a phase's first call are not in the middle of it
+            written, touched, begun = set(), set(), 0
         written |= outputs
         touched |= everything
-        seen |= in_arena
+        seen |= new
     return barriers

@@ -1,7 +1,7 @@
 """Where each buffer of a program lies in its arena: buffers that are never alive together share memory.
 
-Calls without a barrier between them may overlap in time. That is safe here, because scheduling puts a barrier before
-the first use of each buffer (scheduling.needed_barriers).
+Calls without a barrier between them, a phase, may overlap in time. That is safe here, because lifetimes are counted in
+phases (arena.plan_arena).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class Lifetime:
-    """A buffer of `size` bytes, in use from call `first` to call `last`, both included."""
+    """A buffer of `size` bytes, in use from phase `first` to phase `last`, both included."""
 
     size: int
     first: int
@@ -31,7 +31,7 @@ class Packing:
 
 
 def plan_memory(lifetimes: Sequence[Lifetime], heirs: Mapping[int, int] | None = None) -> Packing:
-    """Return offsets such that buffers in use at the same call do not overlap.
+    """Return offsets such that buffers in use in the same phase do not overlap.
 
     heirs: buffer -> another buffer of its size, last used by the call that first uses the buffer. It may take the place
     of that one; it does if this makes the arena smaller.
@@ -60,7 +60,7 @@ def pack(lifetimes: Sequence[Lifetime]) -> Packing:
     """
     sizes = [-(-max(b.size, 1) // ALIGNMENT) * ALIGNMENT for b in lifetimes]
     offsets = [0] * len(lifetimes)
-    # of the placed buffers, in the order in which they lie: first and last call, begin and end in bytes. The first one
+    # of the placed buffers, in the order in which they lie: first and last phase, begin and end in bytes. The first one
     # stands for the beginning of the arena: it is in use all the time and has no bytes
     placed = np.zeros((4, len(lifetimes) + 1), np.int64)
     placed[1, 0] = max((b.last for b in lifetimes), default=0)

@@ -21,6 +21,7 @@ from foveal.ops.kernels.conv import (
     direct_simd_batch,
     select,
     weight_grad_division,
+    weight_grad_simd_batch,
 )
 from foveal.ops.kernels.epilogue import Epilogue, EpilogueOutputs
 from foveal.ops.op import Case
@@ -298,12 +299,41 @@ def test_small_chunks(monkeypatch, check, module, case, l1, quick):
         check(OPS[GRADIENT], case)
 
 
+@pytest.mark.parametrize("check", [checks.native, checks.tuned_interpreted])
+def test_strips_of_a_band(check):
+    """Few filters with lanes over images: sums wait while the next rows are staged; the last strip has fewer."""
+    case = Case(((8, 3, 13, 9), (8, 1, 13, 9)), {"padding": 2, "kernel_size": 5})
+    l1 = 4 * 1280 // 8 * target.current().lanes
+    with target.assume(dataclasses.replace(target.current(), l1=l1)):
+        assert weight_grad_simd_batch.strip_rows(9 * 3 + 13, 6) == 2
+        check(OPS[GRADIENT], case)
+
+
+def test_few_chunks_are_a_power_of_two():
+    """They come out even on 2, 4 and 8 threads."""
+    found = [weight_grad_division.even_chunks(n, 16) for n in (0, 1, 3, 4, 12, 16, 100)]
+    assert found == [1, 1, 2, 4, 8, 16, 16]
+
+
+# pixels, and elements from one to the next in x and in dy
+SPREAD = [(64, (400, 120)), (32, (400, 120)), (256, (400, 120)), (64, (512, 120)), (64, (1100, 120))]
+
+
 def test_short_pixels_are_read_where_they_lie():
     """Copying costs more than reading and writing sums more often, where there are few sums for each pixel."""
     with target.assume(target.AVX2):
         shapes = [(16, 96), (144, 24), (256, 64), (512, 512)]
         short = [transposed_product.is_short(transposed_product.tile_of(C, K), C, K) for C, K in shapes]
     assert short == [True, True, False, False]
+
+
+def test_rows_that_spread_over_the_first_level_cache_are_read_where_they_lie():
+    """Those a power of two apart fall into a few of its sets, and those of a large batch are cut into units."""
+    with target.assume(target.AVX2):
+        tile = transposed_product.tile_of(400, 120)
+        found = [transposed_product.spread_pixels(n, tile, steps) for n, steps in SPREAD]
+        assert [transposed_product.most_lines(64, step, 16) for step in (512, 400)] == [32, 1]
+    assert found == [64, 32, 128, 0, 0]
 
 
 def test_parts_of_a_weight_gradient_cost_least():

@@ -22,10 +22,12 @@ in which tiles read them, and all tiles of its channels and filters then pass ov
 Copying costs a load and a store per tile of channels and per vector of filters, for each pixel. It is repeated by all
 tasks that share pixels, so that `parts_of` cuts channels and filters in the way that takes least for copies and sums.
 Where there are so few channels and filters that copying takes as long as the products (`is_short`), tiles read small
-units, which the first-level cache holds as they lie.
+units, which the first-level cache holds as they lie. So they do with the few rows of a linear layer's batch, if their
+lines spread over the sets of that cache (`spread_pixels`).
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -83,6 +85,13 @@ UNROLL = 4
 # Elements after each copied tile, one cache line, so that tiles do not lie a power of two apart: such addresses fall
 # into the same few sets of the first-level cache. What a copy of whole vectors writes beyond its tile lands there.
 GAP = 16
+
+# Ways of eight of the first-level cache that pixels may take which are not copied. The rest is for sums and for what is
+# fetched.
+MAX_WAYS = 6
+
+# Elements from one of them to the next at most: a page. Pixels further apart would take an address translation each.
+MAX_STEP = 1024
 
 # Parts of channels and filters at most, as a multiple of those that give enough tasks.
 MAX_PARTS = 4
@@ -174,6 +183,27 @@ def is_short(tile: Tile, channels: int, filters: int) -> bool:
     return tiles * vectors * tile.rows * PASSING_SUM / pixels < tiles * COPYING_X + vectors * COPYING_DY
 
 
+def spread_pixels(pixels: int, tile: Tile, steps: Pair) -> int:
+    """Pixels of a unit whose lines the first-level cache holds as they lie, those of a tile of x and of one of dy.
+
+    At most `pixels`, or 0 if they are fewer than both that and MIN_UNIT. steps: elements from a pixel to the next in x
+    and in dy.
+    """
+    tiles = list(zip(steps, (tile.rows, tile.lanes), strict=True))
+    if max(steps) > MAX_STEP:
+        return 0
+    while pixels and sum(most_lines(pixels, step, width) for step, width in tiles) > MAX_WAYS:
+        pixels = pixels // 2 if pixels >= 2 * MIN_UNIT else 0
+    return pixels
+
+
+def most_lines(pixels: int, step: int, width: int) -> int:
+    """The most lines that fall into one set of a first-level cache of eight ways: `width` elements of each pixel."""
+    sets = l1() // 8 // (LINE * FLOAT_BYTES)
+    lines = {line for i in range(pixels) for line in range(i * step // LINE, (i * step + width - 1) // LINE + 1)}
+    return max(Counter(line % sets for line in lines).values())
+
+
 def lower(lowering: Lowering, dy: View, x: View, result: View | None) -> View:
     """The products [chunks, C, K] of chunks of pixels, which are to be added up, for dy [N, P, Q, K], x [N, P, Q, C].
 
@@ -190,10 +220,11 @@ def lower(lowering: Lowering, dy: View, x: View, result: View | None) -> View:
     tiles = ceil_div(ceil_div(C, tile.rows), x_parts)
     blocks = ceil_div(K // tile.lanes, dy_parts) + (K % tile.lanes > 0)
     is_whole = x_parts * dy_parts == 1
-    short = is_whole and is_one_row and is_short(tile, C, K)
-    fitting = (
-        max_unit_elements() // (C + K) if short else copied_pixels(tile, tiles, blocks, is_chunk=chunks > 1 or is_whole)
-    )
+    fitting = copied_pixels(tile, tiles, blocks, is_chunk=chunks > 1 or is_whole)
+    spread = spread_pixels(pixels, tile, (x.strides[2], dy.strides[2])) if is_one_row and chunks == 1 else 0
+    short = spread > 0 or (is_whole and is_one_row and is_short(tile, C, K))
+    if short:
+        fitting = spread or max_unit_elements() // (C + K)
     unit = unit_of(pixels, tile, fitting)
     chunks = min(chunks, ceil_div(pixels, unit))
     copies = [

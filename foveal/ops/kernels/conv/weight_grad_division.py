@@ -104,7 +104,7 @@ class UnitDivision:
         if self.banded or self.one_image:
             return 1
         N, *image = x
-        chunks = minimum(ENOUGH_TASKS, maximum(1, N * math.prod(outputs) // self.min_pixels))
+        chunks = even_chunks(N * math.prod(outputs) // self.min_pixels, ENOUGH_TASKS)
         fitting = minimum(max_unit_elements() // math.prod(image), ceil_div(N, chunks))
         if self.copied:
             fitting = minimum(fitting, self.copied_pixels // math.prod(outputs))
@@ -114,6 +114,15 @@ class UnitDivision:
         """Parts that the blocks of filters are cut into, for so many filters of a group."""
         blocks = ceil_div(filters, self.tile.lanes) * self.groups
         return minimum(blocks, ceil_div(ENOUGH_TASKS, chunks))
+
+
+def even_chunks(n: Index, most: int) -> Index:
+    """The largest power of two up to n and `most`, at least 1: so many chunks come out even on 2, 4 and 8 threads."""
+    found: Index = 1
+    for exponent in range(1, most.bit_length()):
+        # twice as many where n is at least that power
+        found = found * (1 + minimum(n // (1 << exponent), 1))
+    return found
 
 
 def divided(
