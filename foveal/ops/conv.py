@@ -137,8 +137,9 @@ class Conv2d(Convolution):
         Case(((5, 9, 4, 3), (37, 9, 3, 3)), {"padding": 1}),
         Case(((26, 8, 5, 4), (6, 8, 3, 5)), {"stride": (2, 1), "padding": (2, 0, 3, 2), "dilation": (2, 1)}),
         Case(((4, 16, 3, 3), (16, 8, 3, 3)), {"padding": 2, "groups": 2, "dilation": 2}),
-        # most taps meet padding only
+        # most taps meet padding only, and all of them
         Case(((3, 8, 1, 2), (17, 8, 5, 3)), {"padding": (2, 1)}),
+        Case(((5, 8, 2, 13), (17, 8, 2, 2)), {"stride": (3, 1), "dilation": (3, 1), "padding": 1}),
         # pixels of all images in one row
         Case(((3, 34, 6, 5), (39, 34, 1, 1))),
         Case(((2, 6, 5, 5), (4, 3, 1, 1)), {"groups": 2, "padding": 1}),

@@ -96,6 +96,19 @@ def test_what_is_made_of_a_stored_value_alone_is_computed_again():
     assert sorted(what.split(" ->")[0] for what in found[1:]) == ["conv2d", "relu multiply max", "relu sum"]
 
 
+def test_what_is_made_of_a_value_that_is_not_stored_is_not_left_to_who_sums_it():
+    """The convolution's own output is in no memory, its tanh is: their product cannot be computed again."""
+
+    def layer(x, w):
+        y = conv(x, w)
+        gate = ops.tanh(y)
+        return [gate, ops.sum(y * gate, axes=(2, 3))]
+
+    convolution, total = groups(layer, IMAGE, FILTERS)
+    assert convolution == "conv2d tanh multiply -> f32[2,20,3,7], f32[2,20,3,7]"
+    assert total == "sum -> f32[2,20]"
+
+
 def test_statistics_are_taken_while_the_output_is_written():
     def layer(x, w, gamma, beta):
         return ops.relu(ops.batch_norm(conv(x, w), gamma, beta))

@@ -1,21 +1,27 @@
 """Memory of a training step: what is computed again instead of being kept, and the plan that is told before a run."""
 
 import json
+from collections import Counter
+from itertools import permutations
 
 import guard
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stages import stages_of
 
 import foveal
 from foveal import nn, ops, optim
+from foveal.arena import plan_arena
 from foveal.build import build
 from foveal.data import from_arrays
 from foveal.errors import ShapeError
 from foveal.nn import models
 from foveal.ops.op import Type
 from foveal.passes.plan_memory import Lifetime, plan_memory
+from foveal.passes.simplify import simplify
+from foveal.scheduling import schedule
 from foveal.trace import trace
 from foveal.train import train
 
@@ -65,6 +71,24 @@ def test_low_memory_gives_the_same_bits_on_any_number_of_threads():
     _, one, _ = trained("resnet20", "low", threads=1)
     _, two, _ = trained("resnet20", "low", threads=2)
     assert all(np.array_equal(one[key], two[key]) for key in one)
+
+
+def test_what_a_call_writes_no_other_of_its_phase_uses():
+    """What is read for the last time ends in the phase in which the input of the next chain of products begins."""
+
+    def chains(few, many, w, v):
+        return [ops.matmul(ops.matmul(ops.tanh(x), w), v) for x in (few, many)]
+
+    graph = simplify(trace(chains, Type((6, 20)), Type((60, 20)), Type((20, 10)), Type((10, 5))))
+    lowered = stages_of(graph).lowered
+    scheduled = schedule(lowered.calls, graph)
+    plan = plan_arena(scheduled, lowered.outputs, threads=2)
+    assert max(Counter(scheduled.phases).values()) > 1
+    ends = {b: (o, o + size) for b, o, size in zip(plan.buffers, plan.offsets, plan.sizes, strict=True)}
+    numbered = list(zip(scheduled.phases, scheduled.repeated, strict=True))
+    pairs = [(one, other) for (i, one), (j, other) in permutations(numbered, 2) if i == j]
+    together = [(ends.get(y.buffer), ends.get(x.buffer)) for a, b in pairs for y in a.written for x in b.views]
+    assert all(y[1] <= x[0] or x[1] <= y[0] for y, x in together if y and x)
 
 
 def test_a_result_takes_the_place_of_what_dies():

@@ -201,7 +201,8 @@ class EpilogueFuser:
             cheap = len(made_of[node]) == 1 and made_of[node] <= set(stored)
             recomputed = cheap and all(self.can_recompute(user, node) for user in outside)
             # what is only summed is read once: computing it there reads no more than storing it would write and read
-            few = len(made_of[node]) <= MAX_RECOMPUTE_READS and not made_of[node].isdisjoint(stored)
+            own = made_of[node] & group
+            few = len(made_of[node]) <= MAX_RECOMPUTE_READS and bool(own) and own.issubset(stored)
             recomputed = recomputed or (few and all(isinstance(user.op, Reduction) for user in outside))
             if node in self.results or (outside and not recomputed):
                 stored.append(node)

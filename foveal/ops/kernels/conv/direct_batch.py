@@ -87,6 +87,9 @@ def fits(y: EpilogueOutputs, x: Shape, c_group: int, tile: Tile, axes: Axes) -> 
     pixels = max(columns, tile.rows // columns * columns)
     # multiply-adds per output: its taps on average
     products = c_group * math.prod(sum(t.taps * t.count for t in p) / max(sum(t.count for t in p), 1) for p in axes)
+    # all taps meet padding only
+    if not products:
+        return False
     over_images = meeting[0] * meeting[1] / speed(N, tile) + SCATTERED * arrays_in_memory(y) / products
     return over_images < (1 - SAVING) / speed(pixels, tile)
 
