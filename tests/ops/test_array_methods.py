@@ -143,8 +143,13 @@ def test_parts_of_a_parameter_are_copies_that_cannot_be_written():
 
 
 def test_lists_of_several_lengths_are_no_part_of_a_parameter():
+    deep = 0
+    for _ in range(200):
+        deep = [deep]
     with pytest.raises(ShapeError, match=r"has no part \[\[0\], \[1, 0\]\], whose lists are not of one length"):
         nn.Parameter(A)[[[0], [1, 0]]]
+    with pytest.raises(ShapeError, match="whose lists are nested too deeply; give one list"):
+        nn.Parameter(A)[deep]
 
 
 def test_parameters_with_arrays_on_the_left_and_in_numpys_functions():
