@@ -288,6 +288,12 @@ def test_gradients_at_kinks_are_pytorchs(name, torch):
     np.testing.assert_allclose(foveal.grad(ours, threads=1)(x), tensor.grad.numpy(), rtol=1e-5, atol=1e-6)
 
 
+def test_an_exponent_that_no_float_holds_is_one_clear_error():
+    for call in (lambda: ops.power(A, 10**400), lambda: foveal.compile(lambda x: x ** -(10**400))(A)):
+        with pytest.raises(ShapeError, match="exponent is a number of 1329 bits, it has to be a finite number"):
+            call()
+
+
 def test_angles_and_powers_are_right_to_the_last_digits():
     x = np.concatenate([RNG.uniform(-10, 10, 5000), RNG.uniform(-1e6, 1e6, 5000)]).astype("float32")
     base, exponent = (np.abs(x[:5000]) + 1e-3), RNG.uniform(-20, 20, 5000).astype("float32")
