@@ -397,4 +397,4 @@ def test_operators_are_listed_with_how_they_are_compiled(tmp_path):
     assert "relu" not in found
     result = invoke("ops", "--list", "nix")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "no operator's name has nix in it" in result.stderr
+    assert "no operator's name has 'nix' in it" in result.stderr
