@@ -28,6 +28,8 @@ from foveal.errors import ArgumentError, DataError, ShapeError
 Around = tuple[Any, ...]
 # how many collections lie in each other at most: going through more would be too deep a recursion for Python
 DEEPEST = 100
+# axes that an array of NumPy 1 has at most; of NumPy 2 it has twice as many
+MOST_AXES = 32
 
 # numbers that may be infinite or NaN
 AnyNumber = Annotated[float, "infinite or NaN, too"]
@@ -89,6 +91,16 @@ def inside_of(value: object, around: Around) -> Around:
             " as a list of all arrays"
         )
     return (*around, value)
+
+
+def no_array(lists: object) -> str:
+    """Why NumPy makes no array of lists of integers, and what to give instead."""
+    depth = 0
+    while isinstance(lists, list | tuple) and lists and depth <= MOST_AXES:
+        lists, depth = lists[0], depth + 1
+    if depth > MOST_AXES:
+        return "whose lists are nested too deeply; give one list"
+    return "whose lists are not of one length; give lists of one length"
 
 
 def unpacked(value: Any) -> Any:

@@ -12,7 +12,7 @@ from foveal.arguments import checked
 from foveal.arrays.calls import is_recording
 from foveal.arrays.tensor import ArrayMethods, Tensor
 from foveal.errors import ArgumentError, ShapeError, StateError
-from foveal.kinds import Around, as_float32, inside_of, shown
+from foveal.kinds import Around, as_float32, inside_of, no_array, shown
 from foveal.strides import Ndarray, Shape, contiguous, filters_last
 
 # the attributes of a Variable that describe its memory, and not what it holds
@@ -174,7 +174,7 @@ class Variable(ArrayMethods):
         except IndexError as error:
             raise ShapeError(f"{self!r} has no part {shown(key)}: {error}") from None
         except ValueError:
-            raise ShapeError(f"{self!r} has no part {shown(key)}, whose lists are not of one length") from None
+            raise ShapeError(f"{self!r} has no part {shown(key)}, {no_array(key)}") from None
         return cast("Tensor", apart(part, self._storage))
 
     def __contains__(self, value: object) -> bool:

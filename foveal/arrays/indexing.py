@@ -10,7 +10,7 @@ import numpy as np
 
 from foveal.arrays.calls import CALLS, HasShape
 from foveal.errors import ShapeError
-from foveal.kinds import shown
+from foveal.kinds import no_array, shown
 
 TAKEN = "integers, slices, None, ... and one list of integers"
 
@@ -115,8 +115,8 @@ def listed(x: HasShape, axis: int, places: Any) -> Any:
         array, n = np.asarray(places), x.shape[axis]
     except ValueError:
         raise ShapeError(
-            f"a traced value is indexed with {TAKEN}, not with {shown(places)}, whose lists are not of one length; give"
-            " lists of one length, or index with one list after the other"
+            f"a traced value is indexed with {TAKEN}, not with {shown(places)}, {no_array(places)}, or index with one"
+            " list after the other"
         ) from None
     if array.dtype.kind == "b":
         raise ShapeError(

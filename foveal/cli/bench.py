@@ -146,10 +146,11 @@ def ops(
 def list_operators(names: Sequence[str], options: BenchOptions) -> None:
     """Print a line for each operator whose name contains one of `names`, or for all; write them if that is asked."""
     output.check_writable(options.path)
-    ways = [way for way in native.ways() if not names or any(name in way.operator for name in names)]
-    if not ways:
-        near = meant(names[0], [way.operator for way in native.ways()], 3)
-        raise FovealError(f"bench ops --list: no operator's name has {' or '.join(names)} in it{near}")
+    ways = list(native.ways())
+    for name in names:
+        if not any(name in way.operator for way in ways):
+            near = meant(name, [way.operator for way in ways], 3)
+            raise FovealError(f"bench ops --list: no operator's name has {name!r} in it{near}")
     rows = [
         {
             "operator": way.operator,
@@ -158,6 +159,7 @@ def list_operators(names: Sequence[str], options: BenchOptions) -> None:
             "gradient": "yes" if way.gradient else "",
         }
         for way in ways
+        if not names or any(name in way.operator for name in names)
     ]
     if options.as_json:
         show_json({"operators": rows})

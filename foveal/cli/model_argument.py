@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from foveal.errors import DataError, ShapeError
+from foveal.names import meant
 
 # A size of 1 or more; what is larger than any image is refused by its value.
 DIGITS = re.compile("0*[1-9][0-9]{0,19}")
@@ -25,7 +26,8 @@ def to_explain(model: str, image: str | None, classes: int | None) -> tuple[str,
         return name, sizes, classes or (1000 if min(sizes[1:]) >= 64 else 10)
     if not Path(model).exists():
         raise DataError(
-            f"{model}: no model has this name and there is no such run; models are {', '.join(models.NAMES)}"
+            f"{model}: no model has this name{meant(model, models.NAMES)} and there is no such run; models are"
+            f" {', '.join(models.NAMES)}"
         )
     run, _ = load_run(model)
     if run.model is None:

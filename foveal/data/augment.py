@@ -30,6 +30,7 @@ from foveal.data.transforms.operations import Space, space
 from foveal.data.transforms.transform import Transform
 from foveal.errors import ArgumentError, ShapeError
 from foveal.kinds import shown, takes
+from foveal.names import meant
 
 # Takes a batch of images, float32 [n, C, H, W] in 0 .. 1 as a rule, before they are normalised, and a random generator
 # of this batch alone; returns new images of the same shape. All randomness must come from the generator, so that a run
@@ -150,7 +151,8 @@ def augmentation(name: str | None, size: tuple[int, int], flip: bool = True) -> 
     if name is None or name == NONE:
         return None
     if name not in AUGMENTATIONS:
-        raise ShapeError(f"augmentation {name!r}: choose from {', '.join(AUGMENTATIONS)}, {NONE}")
+        known = *AUGMENTATIONS, NONE
+        raise ShapeError(f"augmentation {name!r}{meant(name, known)}: choose from {', '.join(known)}")
     return (AUGMENTATIONS[name] if flip else WITHOUT_MIRROR.get(name, AUGMENTATIONS[name]))(size)
 
 

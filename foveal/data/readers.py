@@ -24,6 +24,7 @@ from foveal.data.scanning.image_files import REFUSED, ImageFiles
 from foveal.data.scanning.listing import NoImagesError
 from foveal.data.scanning.scan import is_scanned, scan
 from foveal.errors import ArgumentError, DataError
+from foveal.names import meant
 
 _EMNIST_SPLITS = tuple(f"emnist-{split}" for split in ("balanced", "byclass", "bymerge", "digits", "letters", "mnist"))
 
@@ -54,7 +55,8 @@ def load(name_or_path: str | Path, **options: Any) -> Dataset:
             raise DataError(f"{path}: not a data set that can be read; {ACCEPTED}")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}; {ACCEPTED}") from None
-    raise DataError(f"{path}: there is no such file, folder or data set; {ACCEPTED}")
+    near = meant(str(name_or_path), ["digits", *download.NAMED])
+    raise DataError(f"{path}: there is no such file, folder or data set{near}; {ACCEPTED}")
 
 
 def holds_images(name_or_path: str | Path) -> bool:

@@ -24,6 +24,7 @@ from foveal import forks
 from foveal.arguments import check_calls
 from foveal.errors import ArgumentError, ShapeError
 from foveal.kinds import AnyNumber, name_kind
+from foveal.names import meant
 from foveal.nn.arguments import check_number
 from foveal.nn.module import Module, Parameter
 from foveal.strides import Ndarray, Shape
@@ -216,8 +217,11 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     if nonlinearity == "leaky_relu":
         return math.sqrt(2 / (1 + (0.01 if param is None else param) ** 2))
     if nonlinearity not in GAINS:
-        known = ", ".join((*GAINS, "leaky_relu"))
-        raise ShapeError(f"no gain is known for {nonlinearity!r}; choose one of {known}, or pass a number")
+        known = *GAINS, "leaky_relu"
+        raise ShapeError(
+            f"no gain is known for {nonlinearity!r}{meant(nonlinearity, known)}; choose one of {', '.join(known)}, or"
+            " pass a number"
+        )
     return GAINS[nonlinearity]
 
 
@@ -427,7 +431,9 @@ def apply(model: Module, rule: RuleName, **options: float | str) -> Module:
     `seed` before, for the same values each time. If the rule refuses a layer, no layer is changed.
     """
     if rule not in RULES:
-        raise ShapeError(f"no rule for starting values is called {rule!r}; choose one of {', '.join(RULES)}")
+        raise ShapeError(
+            f"no rule for starting values is called {rule!r}{meant(rule, RULES)}; choose one of {', '.join(RULES)}"
+        )
     known = [name for name in signature(RULES[rule]).parameters if name not in ("rng", "shape", "fans")]
     unknown = [name for name in options if name not in known]
     if unknown:

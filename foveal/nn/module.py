@@ -365,27 +365,34 @@ def check_ends(value: object, around: Around = ()) -> None:
             check_ends(part, around)
 
 
-def holds_parts(value: object, owner: Module | None = None, around: Around = ()) -> bool:
-    """True for a container with a module or a parameter in it, at any depth; of other objects, among the attributes.
-
-    around: the containers that it lies in, which are not looked into again where one holds itself.
-    """
-    if any(value is outer for outer in around):
-        return False
+def holds_parts(value: object, owner: Module | None = None) -> bool:
+    """True for a container with a module or a parameter in it, at any depth; of other objects, among the attributes."""
+    waiting = [value]
+    # containers by their ids, so that one that holds itself is looked into once
+    seen: dict[int, object] = {}
     inner: Iterable[object]
-    if isinstance(value, list | tuple | set | frozenset | collections.deque | collections.UserList | ValuesView):
-        inner = value
-    elif isinstance(value, Mapping):
-        inner = value.values()
-    elif isinstance(value, np.ndarray):
-        inner = value.flat if value.dtype.hasobject else ()
-    else:
-        held = attributes_of(value).values() if is_plain_object(value) else ()
-        return any(isinstance(x, Module | Parameter) and x is not owner for x in held)
-    around = (*around, value)
-    return any(
-        isinstance(x, Module | Variable) or (not isinstance(x, str) and holds_parts(x, owner, around)) for x in inner
-    )
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list | tuple | set | frozenset | collections.deque | collections.UserList | ValuesView):
+            inner = value
+        elif isinstance(value, Mapping):
+            inner = value.values()
+        elif isinstance(value, np.ndarray):
+            inner = value.flat if value.dtype.hasobject else ()
+        else:
+            held = attributes_of(value).values() if is_plain_object(value) else ()
+            if any(isinstance(x, Module | Parameter) and x is not owner for x in held):
+                return True
+            continue
+        if id(value) in seen:
+            continue
+        seen[id(value)] = value
+        for x in inner:
+            if isinstance(x, Module | Variable):
+                return True
+            if not isinstance(x, str):
+                waiting.append(x)
+    return False
 
 
 def check_replacement(place: str, old: object, value: object, optional: bool) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from foveal.kinds import Around, shown
+from foveal.kinds import DEEPEST, Around, shown
 from foveal.ops.op import Operator
 from foveal.watch import Watched, own_attributes
 
@@ -40,13 +40,16 @@ def of_instance(module: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def taken(value: Any, around: Around = ()) -> Any:
-    """Return an argument as it is recorded. around: what it lies in; what lies in itself is not recorded."""
+    """Return an argument as it is recorded; what lies in itself, or too deep, is not.
+
+    around: what it lies in.
+    """
     if value is None or isinstance(value, bool | int | float | str | Watched | Operator | type):
         return value
     if isinstance(value, np.generic):
         return value.item()
     if type(value) in (list, tuple, dict) and len(value) <= MOST_ELEMENTS:
-        if any(value is outer for outer in around):
+        if len(around) >= DEEPEST or any(value is outer for outer in around):
             return Unrecorded(shown(value))
         around = (*around, value)
         if isinstance(value, dict):

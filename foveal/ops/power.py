@@ -91,7 +91,9 @@ class Power(Binary):
     def apply(self, inputs: Sequence[object], attributes: Mapping[str, object]) -> Any:
         if len(inputs) == 2 and not attributes:
             exponent = unpacked(inputs[1])
-            if isinstance(exponent, int | float) and not isinstance(exponent, bool) and math.isfinite(exponent):
+            whole = isinstance(exponent, int) and not isinstance(exponent, bool)
+            # of whole numbers none is infinite, but there are some that no float holds
+            if whole or (isinstance(exponent, float) and math.isfinite(exponent)):
                 return constant_power.apply(inputs[:1], {"exponent": exponent})
         return super().apply(inputs, attributes)
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from foveal.arguments import check_calls
 from foveal.errors import ShapeError
-from foveal.names import missing_in
+from foveal.names import meant, missing_in
 from foveal.optim import schedule, surfaces
 
 # Importing an optimiser registers it; `foveal train --help` lists the names in this order.
@@ -64,7 +64,7 @@ def build(name: str, parameters: Parameters, **options: Any) -> UpdateRule:
     lists the names if there is none of this name.
     """
     if name not in UpdateRule.registry:
-        raise ShapeError(f"there is no optimiser called {name!r}; choose one of {', '.join(NAMES)}")
+        raise ShapeError(f"there is no optimiser called {name!r}{meant(name, NAMES)}; choose one of {', '.join(NAMES)}")
     return UpdateRule.registry[name].build(parameters, **options)
 
 

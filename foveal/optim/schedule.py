@@ -36,6 +36,7 @@ import numpy as np
 from foveal.arguments import check_calls, checked
 from foveal.errors import ShapeError, StateError
 from foveal.kinds import AnyNumber, Steps, shown
+from foveal.names import meant
 
 # more steps than any run takes
 LAST_STEP = 1 << 62
@@ -415,7 +416,7 @@ def build(name: str, lr: float, total: Steps, epoch: Steps = 1) -> Schedule:
     for a rate below 0 or less than one step.
     """
     if name not in BUILDERS:
-        raise ShapeError(f"there is no schedule called {name!r}; choose one of {', '.join(NAMES)}")
+        raise ShapeError(f"there is no schedule called {name!r}{meant(name, NAMES)}; choose one of {', '.join(NAMES)}")
     _at_least_one(name, total=total, epoch=epoch)
     if lr < 0:
         raise ShapeError(f"{name}: lr is {lr}, it has to be at least 0")

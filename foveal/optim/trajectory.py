@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from foveal.api import Compiled
 from foveal.errors import ArgumentError, NumericsError, ShapeError, warn
 from foveal.kinds import shown
+from foveal.names import meant
 from foveal.nn.module import Module
 from foveal.nn.parameter import Parameter
 from foveal.ops.op import Tensor
@@ -50,7 +51,10 @@ def surface_of(surface: Surface) -> Callable[[Tensor], Tensor]:
     """Return a surface as a function of one vector [2]."""
     if isinstance(surface, str):
         if surface not in SURFACES:
-            raise ArgumentError(f"there is no surface {surface!r}; choose one of {', '.join(SURFACES)}, or a function")
+            raise ArgumentError(
+                f"there is no surface {surface!r}{meant(surface, SURFACES)}; choose one of {', '.join(SURFACES)}, or a"
+                " function"
+            )
         surface = SURFACES[surface]
     function: Callable[..., Tensor] = surface
     takes_two = len(required(function)) == 2
@@ -96,8 +100,10 @@ def maker(one: Any) -> Callable[[list[Parameter]], UpdateRule]:
         one, options = one
     if isinstance(one, str):
         if one not in UpdateRule.registry:
+            known = UpdateRule.registry
             raise ArgumentError(
-                f"there is no optimiser called {one!r}; choose one of {', '.join(UpdateRule.registry)}, or give a class"
+                f"there is no optimiser called {one!r}{meant(one, known)}; choose one of {', '.join(known)}, or give a"
+                " class"
             )
         rule = UpdateRule.registry[one]
         return lambda parameters: rule.build(parameters, **{"lr": rule.default_lr, **options})

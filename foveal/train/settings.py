@@ -22,6 +22,7 @@ from foveal.data.transforms.mixing import Mixing
 from foveal.distributed.ranks import Ranks
 from foveal.errors import ArgumentError, ShapeError
 from foveal.kinds import shown
+from foveal.names import meant
 from foveal.nn import models
 from foveal.passes.recompute import FAST, MEMORY
 from foveal.strides import Ndarray
@@ -392,7 +393,7 @@ def check_parts(settings: Settings) -> None:
 def _one_of(what: str, name: str, names: Collection[str]) -> None:
     """Raise ShapeError that lists the names unless `name` is one of them."""
     if name not in names:
-        raise ShapeError(f"{what} {name!r}: choose from {', '.join(names)}")
+        raise ShapeError(f"{what} {name!r}{meant(name, names)}: choose from {', '.join(names)}")
 
 
 def misplaced(given: tuple[object, ...]) -> str:
@@ -435,7 +436,8 @@ def takes_options(
             unknown = [name for name in kwargs if name not in options]
             if unknown:
                 raise ArgumentError(
-                    f"{function.__name__}: there is no option {unknown[0]!r}; the options are {', '.join(options)}"
+                    f"{function.__name__}: there is no option {unknown[0]!r}{meant(unknown[0], options)}; the options"
+                    f" are {', '.join(options)}"
                 )
             given = object.__new__(cls)
             fill(given, *args, **kwargs)

@@ -207,7 +207,8 @@ def test_more_threads_than_processors_are_reported(monkeypatch):
             "no row's name or pass has 'nix' in it; the passes are forward, dx, dw, both, names begin with",
         ),
         (("ops", "conv9d"), "has 'conv9d' in it (did you mean 'conv2d'?); the passes"),
-        (("ops", "--list", "sofmax"), "no operator's name has sofmax in it (did you mean 'softmax'"),
+        (("ops", "--list", "sofmax"), "no operator's name has 'sofmax' in it (did you mean 'softmax'"),
+        (("ops", "--list", "relu", "nix"), "no operator's name has 'nix' in it"),
         (("models", "resnet21"), "there is no model 'resnet21' (did you mean 'resnet20'?); choose from lenet"),
         (("ops", "sqrt"), "--cases adds"),
         (("ops", "--save", "{}/no/rows.json"), "cannot be written"),
@@ -396,4 +397,4 @@ def test_operators_are_listed_with_how_they_are_compiled(tmp_path):
     assert "relu" not in found
     result = invoke("ops", "--list", "nix")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "no operator's name has nix in it" in result.stderr
+    assert "no operator's name has 'nix' in it" in result.stderr

@@ -119,6 +119,8 @@ def test_predict(place):
     ("words", "message"),
     [
         (("train", "nix"), "Error: nix: there is no such file"),
+        (("train", "digts"), "digts: there is no such file, folder or data set (did you mean 'digits'?); DATA is"),
+        (("train", "{}/set.npz", "--pretrained", "resnt18"), "no weights called 'resnt18' (did you mean 'resnet18'?)"),
         (("train", "{}/set.npz", "--batch-size", 41), "Error: batch size 41 is larger than the 40"),
         (("train", "{}/set.npz", "--epochs", 0), "0 is not in the range"),
         (("train", "{}/set.npz", "--lr", 0), "is not in the range"),
@@ -143,6 +145,7 @@ def test_predict(place):
         (("explain", "lenet5", "--input", "1x8x8"), "images of 8x8 are too small, it needs 12x12"),
         (("explain", "{}/run", "--input", "1x1x1"), "use a smaller kernel, more padding, or a larger"),
         (("explain", "nix", "--input", "3x224x224"), "nix: no model has this name and there is no such run; models"),
+        (("explain", "resnt18"), "no model has this name (did you mean 'resnet18'?) and there is no such run; models"),
         (("explain", "{}", "--input", "3x224x224"), "not a run"),
         (("nix",), "No such command"),
     ],

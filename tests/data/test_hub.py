@@ -35,8 +35,12 @@ def test_the_table_is_complete_and_says_what_its_models_expect():
 
 
 def test_a_name_that_there_is_not_and_a_checksum_that_is_wrong(tmp_path):
-    with pytest.raises(DataError, match=r"no weights called 'resnet19'; choose one of resnet18, .* or a repository"):
+    said = r"no weights called 'resnet19' \(did you mean 'resnet18'\?\); choose one of resnet18, .* or a repository"
+    with pytest.raises(DataError, match=said):
         hub.entry_of("resnet19")
+    # Also without the package, which would not help.
+    with pytest.raises(DataError, match=said):
+        fetch("resnet19")
     assert hub.entry_of("ResNet-18") is PRETRAINED["resnet18"]
     assert hub.entry_of("owner/some.net_1") == Pretrained("owner/some.net_1")
     path = tmp_path / "file"

@@ -330,6 +330,23 @@ def test_what_is_nested_too_deeply_is_one_clear_error(kind):
             call()
 
 
+@pytest.mark.parametrize("kind", [list, tuple, dict])
+def test_layers_in_what_is_nested_too_deeply_are_one_clear_error(kind):
+    net, layers = nn.Sequential(nn.Linear(2, 2)), deep(nn.ReLU(), 2000, kind)
+    for call in (
+        lambda: setattr(net, "more", layers),
+        lambda: (nn.ModuleDict if kind is dict else nn.ModuleList)(layers),
+        lambda: nn.ModuleList([layers]),
+    ):
+        with pytest.raises(ArgumentError, match="more than 100 lists, tuples or dicts are nested"):
+            call()
+    with pytest.raises(ShapeError, match="Conv2d: kernel_size is a"):
+        nn.Conv2d(1, 1, deep(3, 2000, kind))
+    # A module may keep what has no layers in it.
+    net.more = deep(1.0, 2000, kind)
+    assert net(np.ones((1, 2), np.float32)).shape == (1, 2)
+
+
 def test_a_module_may_keep_what_holds_itself_and_no_layers(tmp_path):
     book, names = {}, ["a"]
     book["book"], book["names"] = book, names

@@ -143,8 +143,13 @@ def test_parts_of_a_parameter_are_copies_that_cannot_be_written():
 
 
 def test_lists_of_several_lengths_are_no_part_of_a_parameter():
+    deep = 0
+    for _ in range(200):
+        deep = [deep]
     with pytest.raises(ShapeError, match=r"has no part \[\[0\], \[1, 0\]\], whose lists are not of one length"):
         nn.Parameter(A)[[[0], [1, 0]]]
+    with pytest.raises(ShapeError, match="whose lists are nested too deeply; give one list"):
+        nn.Parameter(A)[deep]
 
 
 def test_parameters_with_arrays_on_the_left_and_in_numpys_functions():
@@ -281,6 +286,12 @@ def test_gradients_at_kinks_are_pytorchs(name, torch):
     tensor = torch.tensor(x, requires_grad=True)
     theirs(tensor).backward()
     np.testing.assert_allclose(foveal.grad(ours, threads=1)(x), tensor.grad.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_an_exponent_that_no_float_holds_is_one_clear_error():
+    for call in (lambda: ops.power(A, 10**400), lambda: foveal.compile(lambda x: x ** -(10**400))(A)):
+        with pytest.raises(ShapeError, match="exponent is a number of 1329 bits, it has to be a finite number"):
+            call()
 
 
 def test_angles_and_powers_are_right_to_the_last_digits():

@@ -1,5 +1,7 @@
 """Arrays without elements, scalars, and parts of arrays: NumPy's result, or one clear error, compiled and at once."""
 
+import functools
+
 import checks
 import numpy as np
 import pytest
@@ -126,6 +128,7 @@ WRONG_PARTS = [
     (np.array([True, False]), "for masks use ops.where"),
     ((..., [0, 4]), r"\[0, 4\] names parts that the 4 of axis 2"),
     (([0, 1], [0, 1]), "2 lists here: index step by step"),
+    (functools.reduce(lambda part, _: [part], range(200), 0), "nested too deeply; give one list, or index with"),
     ([[0], [1, 0]], r"not with \[\[0\], \[1, 0\]\], whose lists are not of one length"),
     ((0, slice(None), [0, 1]), "with other axes between them"),
     ((..., 0, ...), "more than one Ellipsis"),

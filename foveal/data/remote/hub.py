@@ -16,6 +16,7 @@ from typing import Any
 from foveal.data.decoding.preprocessing import Preprocessing
 from foveal.data.remote.pretrained import CONFIG_FILE, PRETRAINED, Pretrained, known, of_timm, read_json
 from foveal.errors import DataError, PackageError
+from foveal.names import meant
 
 # seconds that the hub is waited for before what was downloaded earlier is used
 TIMEOUT = 10.0
@@ -51,6 +52,7 @@ def fetch(name: str, tell: Callable[[str], object] = print) -> Fetched:
     Raises PackageError without `huggingface_hub`; DataError where there is no such name or repository, where neither
     the hub can be reached nor the file was downloaded before, and where the checksum is another one.
     """
+    entry = entry_of(name)
     try:
         import huggingface_hub as hub
         from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
@@ -60,7 +62,6 @@ def fetch(name: str, tell: Callable[[str], object] = print) -> Fetched:
             " by weights"
         ) from None
     absent = EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
-    entry = entry_of(name)
     kept = cached(entry)
     # What is kept and has a checksum in the table is verified without the hub.
     if kept is not None and entry.sha256 is not None:
@@ -109,8 +110,8 @@ def entry_of(name: str) -> Pretrained:
         return PRETRAINED[row]
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise DataError(
-            f"there are no weights called {name!r}; choose one of {', '.join(PRETRAINED)}, or a repository of the"
-            " Hugging Face hub, owner/name, that holds a model.safetensors and timm's config.json"
+            f"there are no weights called {name!r}{meant(name, PRETRAINED)}; choose one of {', '.join(PRETRAINED)}, or"
+            " a repository of the Hugging Face hub, owner/name, that holds a model.safetensors and timm's config.json"
         )
     return Pretrained(name)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from foveal.display import Text, text_table
 from foveal.display import table as html_table
 from foveal.errors import ShapeError
-from foveal.names import bare
+from foveal.names import bare, meant
 from foveal.nn.models import mobilenet
 from foveal.nn.models.airbench import Airbench94
 from foveal.nn.models.alexnet import AlexNet
@@ -123,7 +123,7 @@ def canonical(name: str) -> str:
     """
     known = {bare(name): name for name in MODELS}.get(bare(name))
     if known is None:
-        raise ShapeError(f"there is no model called {name!r}; choose one of {', '.join(NAMES)}")
+        raise ShapeError(f"there is no model called {name!r}{meant(name, NAMES)}; choose one of {', '.join(NAMES)}")
     return known
 
 
