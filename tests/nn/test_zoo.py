@@ -392,7 +392,7 @@ def test_images_that_are_too_small_are_refused(name, size, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "how", "words"),
     [
-        ("resnet19", {}, "no model called 'resnet19'; choose one of small, lenet5"),
+        ("resnet19", {}, r"no model called 'resnet19' \(did you mean 'resnet18'\?\); choose one of small, lenet5"),
         ("resnet18", {"classes": 1}, "needs at least 2 classes, got 1"),
         ("resnet18", {"channels": 0}, "images of 0 channels and 32x32 pixels are empty"),
         ("resnet18", {"size": (0, 32)}, "images of 3 channels and 0x32 pixels are empty"),

@@ -259,9 +259,8 @@ def test_the_function_shows_its_options():
 
 
 def test_an_option_that_there_is_not_is_one_error_before_anything_is_done(data, tmp_path):
-    with pytest.raises(
-        TypeError, match=r"train: there is no option 'epoch'; the options are net, model, epochs, .*, resume$"
-    ):
+    words = r"no option 'epoch' \(did you mean 'epochs'\?\); the options are net, model, epochs, .*, resume$"
+    with pytest.raises(TypeError, match=words):
         train(data, epoch=3, out=tmp_path / "run")
     with pytest.raises(ArgumentError, match=r"train: takes data, a network and options by name.*from_arrays"):
         train(np.zeros((4, 8, 8)), np.zeros(4))
