@@ -5,7 +5,6 @@ names what was called as the user wrote it, the argument, what was given and wha
 annotation means.
 """
 
-import difflib
 import functools
 import inspect
 import sys
@@ -15,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack, get_args, get_origin
 
 from foveal.errors import ArgumentError, FovealError, ShapeError
 from foveal.kinds import Kind, Refused, kind_of, kinds_of, refusal
+from foveal.names import meant
 
 # PyTorch's names of arguments that are called as in NumPy here.
 OTHER_NAMES = {"dim": "axis", "dims": "axis", "keepdim": "keepdims", "learning_rate": "lr"}
@@ -37,9 +37,9 @@ def wrong_call(call: str, signature: inspect.Signature, error: TypeError, named:
     # A misspelt name comes first: the argument that it was meant for is missing only because of it.
     for name in named:
         if name not in signature.parameters:
-            meant = [OTHER_NAMES[name]] if OTHER_NAMES.get(name) in signature.parameters else []
-            close = meant or difflib.get_close_matches(name, signature.parameters)
-            wrong = f"got an unexpected keyword argument {name!r}" + (f" (did you mean {close[0]!r}?)" if close else "")
+            other = OTHER_NAMES.get(name, name)
+            near = meant(other if other in signature.parameters else name, signature.parameters)
+            wrong = f"got an unexpected keyword argument {name!r}{near}"
             wrong += f"; {ELSEWHERE[call, name]}" if (call, name) in ELSEWHERE else ""
             break
     plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]

@@ -125,12 +125,23 @@ PACKAGES = {
 }
 
 
-def meant(name: str, known: Iterable[str], count: int = 1) -> str:
-    """Return words on the nearest ones of the names that there are, in brackets; nothing where none is near."""
+def nearest(name: str, known: Iterable[str], count: int = 1) -> str:
+    """Return a question for the nearest ones of the names that there are, at most `count`; "" where none is near."""
     from difflib import get_close_matches
 
-    close = get_close_matches(name, known, count)
-    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+    return asked_for(get_close_matches(name, known, count))
+
+
+def asked_for(close: Iterable[str]) -> str:
+    """Return the question whether one of these names was meant; "" for none."""
+    names = " or ".join(map(repr, close))
+    return f"did you mean {names}?" if names else ""
+
+
+def meant(name: str, known: Iterable[str], count: int = 1) -> str:
+    """Return the question of `nearest` in brackets, after a blank."""
+    question = nearest(name, known, count)
+    return f" ({question})" if question else ""
 
 
 def missing_in(package: str, name: str, known: Iterable[str]) -> str:

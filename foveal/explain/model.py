@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from typing import Any, Protocol
 
 from foveal.graph import Node
+from foveal.names import asked_for, nearest
 from foveal.ops.op import Tensor
 from foveal.strides import Shape
 from foveal.trace import Symbol
@@ -41,8 +41,8 @@ def near(name: str, known: Iterable[str]) -> str:
     # The model itself has no name, or one in brackets.
     names = [one for one in dict.fromkeys(known) if one and not one.startswith("(")]
     # Names of layers differ in few letters, so that many are alike; of a short one, those that it is a part of.
-    if close := get_close_matches(name, names, 5) or [one for one in names if name and name in one][:5]:
-        return f"did you mean {' or '.join(map(repr, close))}?"
+    if question := nearest(name, names, 5) or asked_for([one for one in names if name and name in one][:5]):
+        return question
     return f"it has {', '.join(names[:MAX_NAMES])}{', ...' if len(names) > MAX_NAMES else ''}"
 
 

@@ -1,10 +1,10 @@
 """What inner layers return, by name."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from foveal.errors import ArgumentError
+from foveal.names import nearest
 from foveal.nn.tree import Tree
 from foveal.trace import LayerCall, calls_within
 
@@ -14,8 +14,7 @@ def check_names(module: Tree[Any], names: Sequence[str]) -> None:
     known = [name for name, _ in module.named_modules(remove_duplicate=False)]
     for name in names:
         if name not in known:
-            close = get_close_matches(name, known, 3)
-            hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "see net.named_modules() for all"
+            hint = nearest(name, known, 3) or "see net.named_modules() for all"
             raise ArgumentError(f"activations: {type(module).__name__} has no layer {name!r}; {hint}")
 
 

@@ -1,12 +1,12 @@
 """Tree: what a module consists of, by name."""
 
 from collections.abc import Callable, Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any, Generic, Self, TypeVar, cast, overload
 
 from numpy.typing import ArrayLike
 
 from foveal.errors import ArgumentError, StateError
+from foveal.names import nearest
 from foveal.nn.parameter import Buffer, Parameter
 from foveal.variable import Variable
 from foveal.watch import Watched, own_attributes
@@ -208,7 +208,6 @@ def own_name(name: str) -> str:
 def found(named: Mapping[str, Value], name: str, problem: str) -> Value:
     """Return what has a name. Raises ArgumentError with the problem, and names like it."""
     if name not in named:
-        close = get_close_matches(str(name), named, 3)
-        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"it has {', '.join(named) or 'none'}"
+        hint = nearest(str(name), named, 3) or f"it has {', '.join(named) or 'none'}"
         raise ArgumentError(f"{problem} {name!r}; {hint}")
     return named[name]

@@ -117,6 +117,17 @@ def floats(arrays):
     return [x for x in arrays if x.dtype.kind == "f"]
 
 
+def on_any_threads(graph, xs):
+    """The program for one thread and its results; asserts that others on two and three threads have the same bits."""
+    programs = [build(graph, threads=threads) for threads in (1, 2, 3)]
+    for program in programs:
+        program.arena[:] = 255
+    first, *others = [program.run(*xs) for program in programs]
+    for other in others:
+        assert [y.tobytes() for y in other] == [y.tobytes() for y in first]
+    return programs[0], first
+
+
 # The checks: each is called with an operator and one of its cases.
 
 

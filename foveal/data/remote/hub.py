@@ -83,12 +83,7 @@ def fetch(name: str, tell: Callable[[str], object] = print) -> Fetched:
         tell(f"the hub was not reached ({reason(error)})")
         return downloaded_before(kept, entry, tell)
     # The hub's own checksum, before anything is downloaded: another one than the table's is not worth the download.
-    promised = there.etag if there.etag and SHA256.fullmatch(there.etag) else None
-    if entry.sha256 is not None and promised not in (None, entry.sha256):
-        raise DataError(
-            f"{address}: the hub has a file with the checksum {promised}, and {name} is known by {entry.sha256}; it was"
-            " replaced, or this is not the hub: do not use it unless you know why, and then by weights"
-        )
+    promised = promised_checksum(there.etag, entry, name, address)
     revision = there.commit_hash or entry.revision
     licence = licence_of(entry, revision)
     tell(f"weights: {address}{size_of(there.size)}")
@@ -102,6 +97,17 @@ def fetch(name: str, tell: Callable[[str], object] = print) -> Fetched:
         ) from None
     sha256 = verified(path, entry.sha256 or promised)
     return Fetched(path, entry.repository, revision, licence, sha256, expected(entry, entry.revision))
+
+
+def promised_checksum(etag: str | None, entry: Pretrained, name: str, address: str) -> str | None:
+    """Return the checksum that the hub gives a file, if any. Raises DataError where the table has another one."""
+    promised = etag if etag and SHA256.fullmatch(etag) else None
+    if entry.sha256 is not None and promised not in (None, entry.sha256):
+        raise DataError(
+            f"{address}: the hub has a file with the checksum {promised}, and {name} is known by {entry.sha256}; it was"
+            " replaced, or this is not the hub: do not use it unless you know why, and then by weights"
+        )
+    return promised
 
 
 def entry_of(name: str) -> Pretrained:
